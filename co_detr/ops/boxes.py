@@ -1,0 +1,54 @@
+"""Conversions between the two box frames of the model, and the inverse of the sigmoid.
+
+The transformer works on *normalized cxcywh* boxes: centre and size divided by the image's own valid
+width and height. `Boxes` and `Instances` hold *absolute xyxy* pixels of the model input. A box crosses
+from one frame to the other only through the two functions here.
+"""
+
+from torch import Tensor
+from torchvision.ops import box_convert
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of `x`, finite everywhere.
+
+    `x` is clamped to [0, 1]; then `x` and `1 - x` are each clamped to `eps` from below, so that the
+    result lies in [log(eps), -log(eps)] (`torch.logit` clamps `x` to [eps, 1 - eps] instead, which
+    moves the ends by log(1 - eps)). Where a clamp acts, that factor passes no gradient.
+
+    Args:
+        x: probabilities or normalized coordinates, any shape. Values outside [0, 1] are clamped.
+        eps: 1e-5 in Deformable DETR, 1e-3 in DINO.
+
+    Returns:
+        Logits of the same shape.
+    """
+    x = x.clamp(min=0, max=1)
+    return x.clamp(min=eps).log() - (1 - x).clamp(min=eps).log()
+
+
+def to_absolute_xyxy(boxes_cxcywh: Tensor, scale: Tensor) -> Tensor:
+    """Convert normalized cxcywh boxes to absolute xyxy pixels. Nothing is clipped.
+
+    Args:
+        boxes_cxcywh: (..., 4) centre x, centre y, width, height in fractions of the image.
+        scale: (..., 4) image sizes as (w, h, w, h) in pixels, broadcast against the boxes: (N, 1, 4)
+            for boxes (N, Q, 4).
+
+    Returns:
+        (..., 4) left, top, right, bottom in pixels.
+    """
+    return box_convert(boxes_cxcywh, "cxcywh", "xyxy") * scale
+
+
+def to_normalized_cxcywh(boxes_xyxy: Tensor, scale: Tensor) -> Tensor:
+    """Convert absolute xyxy boxes to normalized cxcywh. Inverse of `to_absolute_xyxy`.
+
+    Args:
+        boxes_xyxy: (..., 4) left, top, right, bottom in pixels.
+        scale: (..., 4) image sizes as (w, h, w, h) in pixels, broadcast against the boxes.
+
+    Returns:
+        (..., 4) centre x, centre y, width, height in fractions of the image.
+    """
+    return box_convert(boxes_xyxy / scale, "xyxy", "cxcywh")

@@ -1,0 +1,35 @@
+"""Multi-scale deformable attention in plain PyTorch, for any device and for export."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ms_deform_attn_reference(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Sample each level with `grid_sample` and sum the samples with their attention weights.
+
+    Same contract as `co_detr.ops.ms_deform_attn.ms_deform_attn`, which says what the arguments mean.
+    """
+    N, _, M, D = value.shape
+    Q, P = sampling_locations.shape[1], sampling_locations.shape[4]
+    levels = value.split([h * w for h, w in spatial_shapes], dim=1)
+    grids = 2 * sampling_locations - 1  # grid_sample puts the map's outer edges at -1 and 1
+
+    samples = []
+    for level, (tokens, (h, w)) in enumerate(zip(levels, spatial_shapes)):
+        maps = tokens.permute(0, 2, 3, 1).reshape(N * M, D, h, w)
+        grid = grids[:, :, :, level].transpose(1, 2).reshape(N * M, Q, P, 2)
+        samples.append(
+            F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        )
+    sampled = torch.cat(samples, dim=-1)  # (N*M, D, Q, L*P)
+    weights = attention_weights.transpose(1, 2).reshape(N * M, 1, Q, -1)
+    output = (sampled * weights).sum(-1)  # (N*M, D, Q)
+    return output.reshape(N, M * D, Q).transpose(1, 2)
