@@ -1,0 +1,66 @@
+# `make demo`, `make test` and `make lint` work on a machine that has Python >= 3.10 (with venv) and
+# make, and nothing else: each sets up `.venv` first if needed. Another interpreter is chosen with
+# `make PYTHON=python3.12 ...`, another place for the environment with `make VENV=/path ...`.
+
+PYTHON ?= python3
+VENV ?= .venv
+DETECTRON2_DATASETS ?= datasets
+export DETECTRON2_DATASETS
+
+# The models of the demo and the tests are small: beyond a few threads they only wait for each other.
+OMP_NUM_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
+export OMP_NUM_THREADS
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UNFINISHED := $(VENV)/.unfinished
+SOURCES := co_detr configs tools datasets tests setup.py
+DEMO := output/demo
+
+.PHONY: demo test lint format setup clean
+
+demo: $(READY)
+	$(BIN)/python datasets/prepare_digits.py
+	$(BIN)/python tools/lazyconfig_train_net.py \
+		--config-file configs/co_deformable_detr/co_deformable_detr_digits.py \
+		train.output_dir=$(DEMO)
+	$(BIN)/python tools/predict.py --confidence-threshold 0.3 \
+		--config-file configs/co_deformable_detr/co_deformable_detr_digits.py \
+		--input "$(DETECTRON2_DATASETS)/digits/val/00000[1-8].png" --output $(DEMO)/pictures \
+		train.init_checkpoint=$(DEMO)/model_final.pth
+	@echo "Trained and evaluated: $(DEMO)/log.txt. Detections drawn: $(DEMO)/pictures"
+
+test: $(READY)
+	$(BIN)/python -m pytest tests
+
+lint: $(READY)
+	$(BIN)/python -m ruff check $(SOURCES)
+	$(BIN)/python -m black --check --quiet --diff $(SOURCES)
+
+format: $(READY)
+	$(BIN)/python -m ruff check --fix $(SOURCES)
+	$(BIN)/python -m black $(SOURCES)
+
+setup: $(READY)
+
+# A set-up that was interrupted or failed leaves $(UNFINISHED) behind; the next one starts over from
+# an empty environment (pip's download cache makes that quick) instead of trusting half an install.
+# The second pip call is for machines without a display: `lvis` asks for opencv-python, whose files
+# need libGL; the headless build has the same files without that need and must be written last.
+$(READY): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit("Python >= 3.10 is \
+	needed, %s is %d.%d: choose another with `make PYTHON=python3.11 ...`" \
+	% (sys.executable, v[0], v[1]))'
+	@if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		rm -rf $(VENV) && mkdir -p $(VENV) && touch $(UNFINISHED) && $(PYTHON) -m venv $(VENV); \
+	fi
+	@touch $(UNFINISHED)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+		-e ".[digits,lvis,video,draw,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+		--force-reinstall --no-deps opencv-python-headless
+	$(BIN)/python -c "import co_detr; print('detectron2:', co_detr.detectron2_origin())"
+	@mv $(UNFINISHED) $(READY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
