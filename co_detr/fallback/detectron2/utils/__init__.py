@@ -1,0 +1,1 @@
+"""Processes, logging, events, files and other services that know nothing of detection."""
