@@ -1,6 +1,7 @@
 """Objects by name: registries of builders, and Python objects by their dotted name."""
 
-import pydoc
+import functools
+import importlib
 from typing import Any
 
 from fvcore.common.registry import Registry
@@ -12,17 +13,24 @@ def locate(name: str) -> Any:
     """Import and return the object of a dotted name such as "torch.nn.Linear".
 
     Raises:
-        ImportError: if there is no such object, or its module cannot be imported.
+        ImportError: if there is no such object. Errors inside a module being imported pass through.
     """
-    try:
-        found = pydoc.locate(name)
-    except pydoc.ErrorDuringImport as error:
-        raise ImportError(f"importing {name!r} failed: {error}") from error
-    if found is None:
-        raise ImportError(
-            f"cannot find {name!r}; check its spelling and that its package can be imported"
-        )
-    return found
+    parts = name.split(".")
+    for k in range(len(parts), 0, -1):  # the longest module first: attributes may shadow modules
+        module = ".".join(parts[:k])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+                continue  # it is this module that does not exist, not one that it needs
+            raise
+        try:
+            return functools.reduce(getattr, parts[k:], found)
+        except AttributeError as error:
+            raise ImportError(
+                f"cannot find {name!r}: {error}; check the spelling of its parts"
+            ) from error
+    raise ImportError(f"cannot find {name!r}: no module {parts[0]!r}; install it or fix the name")
 
 
 def _convert_target_to_string(target: Any) -> str:
