@@ -146,7 +146,13 @@ class DetectionCheckpointer(Checkpointer):
                 )
             self.logger.info("Reading a file from %r", content["__author__"])
             return content
-        content = torch.load(f, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(f, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise pickle.UnpicklingError(
+                f"{f} is damaged, or holds more than tensors and plain Python values, which is not "
+                "safe to load: save it again without the rest"
+            ) from error
         return content if "model" in content else {"model": content}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
