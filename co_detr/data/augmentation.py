@@ -1,0 +1,55 @@
+"""The augmentation DETR trains with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+
+
+class RandomChoice(T.Augmentation):
+    """Applies one of several sequences of augmentations, each with the same probability.
+
+    Args:
+        choices: the sequences; members are augmentations or transforms.
+    """
+
+    def __init__(self, choices: Sequence[Sequence[T.Augmentation | T.Transform]]) -> None:
+        super().__init__()
+        if not choices:
+            raise ValueError("RandomChoice needs at least one sequence of augmentations")
+        self.choices = [T.AugmentationList(choice) for choice in choices]
+
+    def __call__(self, aug_input: T.AugInput) -> T.Transform:
+        """Augment `aug_input` in place with a sequence drawn from numpy's global generator."""
+        return self.choices[np.random.randint(len(self.choices))](aug_input)
+
+
+def detr_augmentation(
+    short_sides: Sequence[int] = tuple(range(480, 801, 32)),
+    max_size: int = 1333,
+    crop_short_sides: Sequence[int] = (400, 500, 600),
+    crop_max_size: int = 4200,
+    crop_range: tuple[int, int] = (384, 600),
+) -> list[T.Augmentation]:
+    """Flip with probability 0.5, then resize, or (as often) resize, crop and resize.
+
+    DETR (Carion et al. 2020, appendix A.4). The detour through a crop shows objects larger than
+    the plain resize does. A crop may miss every object: such an image is kept.
+
+    Args:
+        short_sides: the final shorter side is drawn from these, in pixels.
+        max_size: bound on the final longer side, which wins over the shorter one.
+        crop_short_sides: shorter sides before the crop.
+        crop_max_size: bound on the longer side before the crop.
+        crop_range: least and greatest height and width of the crop, drawn independently.
+    """
+
+    def resize() -> T.Augmentation:
+        return T.ResizeShortestEdge(list(short_sides), max_size, sample_style="choice")
+
+    zoom = [
+        T.ResizeShortestEdge(list(crop_short_sides), crop_max_size, sample_style="choice"),
+        T.RandomCrop("absolute_range", tuple(crop_range)),
+        resize(),
+    ]
+    return [T.RandomFlip(prob=0.5), RandomChoice([[resize()], zoom])]

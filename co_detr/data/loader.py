@@ -1,0 +1,248 @@
+"""The training data loader: batch i depends on the seed and on i alone.
+
+So a training run that was killed continues with the very batches, in order and in content, that it
+would have seen, whatever the number of workers and however far they had read ahead.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from detectron2.data import DatasetFromList
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+logger = logging.getLogger(__name__)
+
+# What reading a broken picture raises: Pillow's UnidentifiedImageError and truncated files are
+# OSErrors, broken PNG chunks SyntaxErrors; the last is a picture of another size than annotated.
+UNREADABLE = (OSError, SyntaxError, SizeMismatchError)
+
+
+class Draw(int):
+    """A dataset index that knows its position in the stream of all training samples."""
+
+    position: int
+
+    def __new__(cls, index: int, position: int) -> "Draw":
+        draw = super().__new__(cls, index)
+        draw.position = position
+        return draw
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.position
+
+
+class TrainingBatches(Sampler[list[Draw]]):
+    """Endless batches of indices: shuffled epochs, one after the other, shared out over ranks.
+
+    Args:
+        size: number of images in the dataset.
+        batch_size: images per batch on this rank.
+        seed: with the position in the stream, decides everything.
+        start: number of batches to skip at the beginning.
+        is_wide: per image, whether it is wider than high: then batches hold images of one kind,
+            which wastes less padding.
+        rank, world_size: this process and the number of processes.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        is_wide: Sequence[bool] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"no batches of {batch_size} out of {size} images: both must be >= 1")
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.is_wide = is_wide
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        if self.is_wide is None:
+            skipped = self.start * self.batch_size * self.world_size
+            stream = self._stream(self.rank + skipped)
+            while True:
+                yield [next(stream) for _ in range(self.batch_size)]
+
+        # Which images wait for company depends on all before: go through them from the beginning.
+        waiting: dict[bool, list[Draw]] = {True: [], False: []}
+        made = 0
+        for draw in self._stream(self.rank):
+            group = waiting[bool(self.is_wide[draw])]
+            group.append(draw)
+            if len(group) == self.batch_size:
+                made += 1
+                if made > self.start:
+                    yield list(group)
+                group.clear()
+
+    def _stream(self, position: int) -> Iterator[Draw]:
+        """The samples of this rank from a position on."""
+        epoch, order = -1, np.zeros(0, dtype=np.int64)
+        while True:
+            if position // self.size != epoch:
+                epoch = position // self.size
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            yield Draw(int(order[position % self.size]), position)
+            position += self.world_size
+
+
+class TrainingDataset(Dataset):
+    """Records, read and augmented by a mapper with random numbers of the sample's own.
+
+    An image that cannot be read is logged and replaced by another one. Training goes on as long as
+    that stays the exception.
+
+    Args:
+        dicts: detectron2's records.
+        mapper: makes a training example of a record, e.g. detectron2's `DatasetMapper`.
+        seed: with the position of a sample in the stream, decides its augmentation.
+        max_unreadable: largest share of samples that may be unreadable, per worker process.
+    """
+
+    # Below this many failures the share says little: a handful of broken files comes early or late.
+    PATIENCE = 10
+
+    def __init__(
+        self,
+        dicts: list[dict],
+        mapper: Callable[[dict], dict | None],
+        *,
+        seed: int,
+        max_unreadable: float = 0.01,
+    ) -> None:
+        self.records = DatasetFromList(dicts)
+        self.mapper = mapper
+        self.seed = seed
+        self.max_unreadable = max_unreadable
+        self.num_read = 0
+        self.num_unreadable = 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, draw: int) -> dict:
+        """The example of an index; random if the index is a `Draw`, by its position."""
+        position = getattr(draw, "position", int(draw))
+        with random_numbers_of([self.seed, position]):
+            index, in_a_row = int(draw), 0
+            while True:
+                record = self.records[index]
+                record.setdefault("annotations", [])
+                try:
+                    example = self.mapper(record)
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(
+                        f"the image {record.get('file_name')} is listed in the annotations but is "
+                        "not there: complete the image folder, or remove it from the annotations"
+                    ) from error
+                except UNREADABLE as error:
+                    in_a_row += 1
+                    self._count_unreadable(record, error, in_a_row)
+                    example = None
+                self.num_read += 1
+                if example is not None:
+                    return example
+                index = np.random.randint(len(self))
+
+    def _count_unreadable(self, record: dict, error: Exception, in_a_row: int) -> None:
+        self.num_unreadable += 1
+        name = record.get("file_name")
+        logger.warning(
+            f"skipped unreadable image {name} ({type(error).__name__}: {error}); "
+            f"{self.num_unreadable} skipped so far in this process"
+        )
+        allowed = max(self.PATIENCE, self.max_unreadable * self.num_read)
+        if self.num_unreadable > allowed or in_a_row >= self.PATIENCE:
+            raise RuntimeError(
+                f"{self.num_unreadable} of {self.num_read + 1} images could not be read, the last "
+                f"one {name}: {error}. Fetch the images again, or remove the broken ones from the "
+                "annotations"
+            ) from error
+
+
+@contextmanager
+def random_numbers_of(entropy: list[int]) -> Iterator[None]:
+    """Inside, Python's, numpy's and torch's global generators start from `entropy`.
+
+    Afterwards they continue as if nothing had happened.
+    """
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.random.default_generator.manual_seed(int(words[2]))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def build_train_loader(
+    dataset: list[dict],
+    *,
+    mapper: Callable[[dict], dict | None],
+    total_batch_size: int,
+    num_workers: int = 4,
+    aspect_ratio_grouping: bool = True,
+    seed: int | None = None,
+    start_iter: int = 0,
+) -> DataLoader:
+    """An endless loader of training batches (lists of examples).
+
+    Args:
+        dataset: detectron2's records, as `load_dataset` returns them.
+        mapper: makes a training example of a record.
+        total_batch_size: images per iteration over all processes.
+        num_workers: reading processes per training process; 0 reads in the training process.
+        aspect_ratio_grouping: whether to batch wide images with wide ones and high with high ones.
+        seed: of order and augmentation. None and negative numbers stand for 0: a run can be
+            resumed only where the order of its data is known.
+        start_iter: number of batches already consumed, when training is resumed.
+    """
+    world_size = comm.get_world_size()
+    if total_batch_size < 1 or total_batch_size % world_size:
+        raise ValueError(
+            f"total_batch_size {total_batch_size} cannot be shared by {world_size} processes: set "
+            "dataloader.train.total_batch_size to a multiple of their number"
+        )
+    seed = max(seed or 0, 0)
+    is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
+    return DataLoader(
+        TrainingDataset(dataset, mapper, seed=seed),
+        batch_sampler=TrainingBatches(
+            len(dataset),
+            total_batch_size // world_size,
+            seed=seed,
+            start=start_iter,
+            is_wide=is_wide,
+            rank=comm.get_rank(),
+            world_size=world_size,
+        ),
+        num_workers=num_workers,
+        collate_fn=keep_list,
+        # The loader draws a seed for its workers; from the global generator it would take a number
+        # that an uninterrupted run does not take.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def keep_list(batch: list[dict]) -> list[dict]:
+    """A batch as detectron2's models take it: the list of its examples."""
+    return batch
