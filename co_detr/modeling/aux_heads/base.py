@@ -1,10 +1,12 @@
 """What every auxiliary head is, whatever its label assignment."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
-
-from detectron2.structures import Instances
 
 from ..losses import LossTerm
 
@@ -15,11 +17,12 @@ class AuxOutput:
 
     Attributes:
         losses: unfinished, already weighted losses by name ("loss_class", "loss_box", ...).
-        samples: per image the candidates this head gave a label to, positives and negatives. Fields:
-            `proposal_boxes` (Boxes, absolute XYXY, may leave the image), `gt_classes`
+        samples: per image the candidates this head gave a label to, positives and negatives.
+            Fields: `proposal_boxes` (Boxes, absolute XYXY, may leave the image), `gt_classes`
             (0..num_classes-1; background = num_classes; ignored = -1), `gt_boxes` (Boxes, the
-            assigned ground truth; zeros where background), and `features` (n, C), what the head saw
-            of each candidate, with gradient.
+            assigned ground truth; zeros where background), and, unless the head was told to leave
+            them out, `features` (n, C), what the head saw of each candidate. Only `features` carry
+            gradient.
     """
 
     losses: dict[str, LossTerm]
@@ -30,7 +33,9 @@ class AuxHead(nn.Module):
     """A detection head on the encoder's pyramid that supervises it by one-to-many assignment.
 
     `features` are the pyramid's maps, (N, C, H_l, W_l), fine to coarse; `image_sizes` are the valid
-    (height, width) of each image in the batch, in pixels of the model input.
+    (height, width) of each image in the batch, in pixels of the model input. `gt_instances` have
+    `gt_boxes` (Boxes, absolute XYXY in the same pixels, with positive sides) and `gt_classes`
+    (0..num_classes-1), on the device of the features; an image may have none.
     """
 
     def forward(
@@ -48,3 +53,52 @@ class AuxHead(nn.Module):
         """Detect: per image `pred_boxes` (absolute XYXY, clipped), `scores`, `pred_classes`,
         ordered by falling score, in pixels of the model input."""
         raise NotImplementedError
+
+
+def gather_ground_truth(
+    matches: Tensor, gt_instances: Sequence[Instances], num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Look up the class and the box of matched ground truth.
+
+    Args:
+        matches: any shape, int64: indices into the ground truth of all given images, one image
+            after the other; -1 for no match.
+        gt_instances: with `gt_classes` and `gt_boxes`.
+        num_classes: the label of what has no match.
+
+    Returns:
+        labels (*shape) and boxes (*shape, 4), absolute XYXY, zeros where nothing matched.
+    """
+    # One more row at the end, which is also where index -1 points: no special case without boxes.
+    labels = torch.cat(
+        [*(gt.gt_classes for gt in gt_instances), matches.new_full((1,), num_classes)]
+    )
+    boxes = [gt.gt_boxes.tensor for gt in gt_instances]
+    boxes = torch.cat([*boxes, boxes[0].new_zeros((1, 4))])
+    return labels[matches], boxes[matches]
+
+
+def keep_best_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    image_size: tuple[int, int],
+    *,
+    nms_threshold: float,
+    limit: int,
+) -> Instances:
+    """Suppress duplicates within each class and keep the best.
+
+    Args:
+        boxes, scores, classes: (n, 4) absolute XYXY, clipped; (n,); (n,); of one image.
+        image_size: (height, width).
+        nms_threshold: the lower-scored one of two boxes of a class with a higher IoU is dropped.
+        limit: largest number of detections.
+
+    Returns:
+        Detections as described at `AuxHead.inference`.
+    """
+    kept = batched_nms(boxes, scores, classes, nms_threshold)[:limit]
+    return Instances(
+        image_size, pred_boxes=Boxes(boxes[kept]), scores=scores[kept], pred_classes=classes[kept]
+    )

@@ -1,0 +1,90 @@
+"""Anchors of a pyramid, and which of them belong to the valid part of an image."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from torch import Tensor, nn
+
+
+class PyramidAnchors(nn.Module):
+    """Anchors whose size follows the stride of their level.
+
+    The anchor of cell (x, y) is centred on (x * stride, y * stride), with no shift to the middle of
+    the cell, as in the released model. The anchors of a cell run through all scales of the first
+    aspect ratio, then of the next: released weights fit this order without permutation.
+
+    Args:
+        strides: of the pyramid's levels, fine to coarse.
+        scale: side of the smallest square anchor, in strides.
+        scales_per_octave: number of sizes, `scale * 2^(i / scales_per_octave)`.
+        aspect_ratios: height over width, at constant area.
+    """
+
+    def __init__(
+        self,
+        *,
+        strides: Sequence[int],
+        scale: float,
+        scales_per_octave: int = 1,
+        aspect_ratios: Sequence[float] = (1.0,),
+    ):
+        super().__init__()
+        self.strides = tuple(strides)
+        self.scales_per_octave = scales_per_octave
+        self.num_ratios = len(aspect_ratios)
+        scales = [scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+        self.generator = DefaultAnchorGenerator(
+            sizes=[[scale * stride for scale in scales] for stride in self.strides],
+            aspect_ratios=[list(aspect_ratios)],
+            strides=list(self.strides),
+            offset=0.0,
+        )
+
+    @property
+    def num_per_cell(self) -> int:
+        """Anchors at each position, the same on all levels."""
+        return self.scales_per_octave * self.num_ratios
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Place anchors on the maps (N, C, H_l, W_l).
+
+        Returns:
+            Per level (H_l * W_l * num_per_cell, 4): absolute XYXY, cells row by row.
+
+        Raises:
+            ValueError: the number of maps is not the number of strides.
+        """
+        if len(features) != len(self.strides):
+            raise ValueError(
+                f"{len(features)} feature maps for strides {self.strides}: give this head as many "
+                "strides as the pyramid has levels"
+            )
+        levels = [boxes.tensor for boxes in self.generator(features)]
+        if self.scales_per_octave == 1 or self.num_ratios == 1:
+            return levels
+        # detectron2 runs through the ratios of each size; here it is the other way round.
+        by_size = (-1, self.scales_per_octave, self.num_ratios, 4)
+        return [level.view(by_size).transpose(1, 2).reshape(-1, 4) for level in levels]
+
+    def valid(self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Tell anchors of cells that touch the valid area from anchors in the padding.
+
+        Returns:
+            (N, A) bool over the anchors of all levels: in row and column, cell < size / stride,
+            rounded up.
+        """
+        levels = []
+        for feature, stride in zip(features, self.strides):
+            height, width = feature.shape[-2:]
+            cells = torch.zeros(
+                (len(image_sizes), height, width, self.num_per_cell),
+                dtype=torch.bool,
+                device=feature.device,
+            )
+            for image, (valid_height, valid_width) in zip(cells, image_sizes):
+                rows, columns = math.ceil(valid_height / stride), math.ceil(valid_width / stride)
+                image[:rows, :columns] = True
+            levels.append(cells.flatten(1))
+        return torch.cat(levels, dim=1)

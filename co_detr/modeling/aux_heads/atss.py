@@ -1,0 +1,151 @@
+"""The ATSS head and its assignment rule (Zhang et al., Bridging the Gap, CVPR 2020)."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from ..losses import LossTerm
+from .base import gather_ground_truth
+from .dense import DenseHead, DensePredictions, DenseTargets
+
+
+def atss_match(
+    anchors: list[Tensor], valid: Tensor, gt_boxes: list[Tensor], num_candidates: int = 9
+) -> Tensor:
+    """Adaptive training sample selection (Algorithm 1), for a batch at once.
+
+    The candidates of a box are the anchors with the closest centres, so many on each level. Those
+    are positive whose IoU reaches mean + standard deviation (unbiased) over the candidates of the
+    box and whose centre is inside it, by more than 0.01 pixels. An anchor that is positive for
+    several boxes goes to the one it overlaps most, of equal ones to the first.
+
+    Args:
+        anchors: per level (A_l, 4), absolute XYXY.
+        valid: (N, A), anchors of all levels that may become candidates.
+        gt_boxes: per image (G_i, 4), absolute XYXY.
+        num_candidates: per level, or all valid anchors where there are fewer.
+
+    Returns:
+        (N, A) int64: index into the boxes of all images, one image after the other; -1 where the
+        anchor is background.
+    """
+    truth = torch.cat(gt_boxes)  # (T, 4)
+    image = torch.cat(
+        [valid.new_full((len(boxes),), i, dtype=torch.int64) for i, boxes in enumerate(gt_boxes)]
+    )
+    truth_centres = (truth[:, :2] + truth[:, 2:]) / 2
+
+    distances, candidates, start = [], [], 0
+    for level in anchors:
+        centres = (level[:, :2] + level[:, 2:]) / 2
+        # Differences, not the faster matrix product, whose rounding would reorder close candidates.
+        distance = torch.cdist(truth_centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        distance.masked_fill_(~valid[image, start : start + len(level)], torch.inf)
+        closest, index = distance.topk(min(num_candidates, len(level)), dim=1, largest=False)
+        distances.append(closest)
+        candidates.append(index + start)
+        start += len(level)
+    usable = torch.cat(distances, dim=1).isfinite()  # (T, candidates)
+    candidates = torch.cat(candidates, dim=1)
+
+    boxes = torch.cat(anchors)[candidates]
+    iou = _broadcast_iou(truth[:, None], boxes)
+    count = usable.sum(dim=1, keepdim=True)
+    mean = (iou * usable).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    variance = ((iou - mean).square() * usable).sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    margins = torch.cat([centres - truth[:, None, :2], truth[:, None, 2:] - centres], dim=-1)
+    positive = usable & (iou >= mean + variance.sqrt()) & (margins.amin(dim=-1) > 0.01)
+
+    # Conflicts: the highest IoU at each anchor, then the first box that has it.
+    slots = image[:, None] * valid.shape[1] + candidates
+    iou = iou.masked_fill(~positive, -1)
+    highest = iou.new_full((valid.numel(),), -1).scatter_reduce(
+        0, slots.flatten(), iou.flatten(), "amax"
+    )
+    wins = positive & (iou == highest[slots])
+    nobody = len(truth)
+    index = torch.arange(nobody, device=valid.device)[:, None].expand_as(slots)
+    index = index.masked_fill(~wins, nobody)
+    matches = index.new_full((valid.numel(),), nobody).scatter_reduce(
+        0, slots.flatten(), index.flatten(), "amin"
+    )
+    return matches.masked_fill(matches == nobody, -1).view_as(valid)
+
+
+def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """How central anchors (n, 4) are in boxes (n, 4) that hold their centres: 1 in the middle, 0 at
+    the border (Tian et al., FCOS, Eq. 3). Both absolute XYXY."""
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    before, after = centres - boxes[:, :2], boxes[:, 2:] - centres
+    ratios = torch.minimum(before, after) / torch.maximum(before, after)
+    return ratios.prod(dim=1).sqrt()
+
+
+class ATSSHead(DenseHead):
+    """Anchors labelled by `atss_match`; focal, GIoU and centerness losses.
+
+    Class and centerness losses are divided by the number of positives, counting at least one per
+    image; the box loss is weighted by the centerness targets and divided by their sum. The score of
+    a detection is class score times centerness.
+
+    Args:
+        num_candidates: anchors per level that compete for a box.
+        centerness_loss_weight: times `loss_weight`.
+        dense: everything else is `DenseHead`'s. With one square anchor per cell, of side 8 strides
+            unless `anchor_scale` says otherwise.
+    """
+
+    def __init__(
+        self, *, num_candidates: int = 9, centerness_loss_weight: float = 1.0, **dense
+    ) -> None:
+        super().__init__(
+            predict_quality=True,
+            scale_levels=True,
+            quality_loss_weight=centerness_loss_weight,
+            **dense,
+        )
+        self.num_candidates = num_candidates
+
+    def assign(
+        self,
+        anchors: list[Tensor],
+        valid: Tensor,
+        predictions: DensePredictions,
+        gt_instances: list[Instances],
+    ) -> DenseTargets:
+        gt_boxes = [gt.gt_boxes.tensor for gt in gt_instances]
+        matches = atss_match(anchors, valid, gt_boxes, self.num_candidates)
+        labels, boxes = gather_ground_truth(matches, gt_instances, self.num_classes)
+        return DenseTargets(labels.masked_fill(~valid, -1), boxes)
+
+    def losses(
+        self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
+    ) -> dict[str, LossTerm]:
+        positive = self.is_positive(targets.labels)
+        image, anchor = positive.nonzero(as_tuple=True)
+        num_positive = positive.sum(dim=1).clamp(min=1).sum()
+
+        anchors, truth = anchors[anchor], targets.boxes[image, anchor]
+        boxes = self.decode(predictions.regression[image, anchor], anchors)
+        quality = centerness(anchors, truth)
+        box_loss = (generalized_box_iou_loss(boxes, truth) * quality).sum()
+        centerness_loss = F.binary_cross_entropy_with_logits(
+            predictions.quality[image, anchor], quality, reduction="sum"
+        )
+        class_loss = self.focal_loss(predictions.logits, targets.labels)
+        return {
+            "loss_class": LossTerm(self.class_loss_weight * class_loss, num_positive),
+            "loss_box": LossTerm(self.box_loss_weight * box_loss, quality.sum()),
+            "loss_centerness": LossTerm(self.quality_loss_weight * centerness_loss, num_positive),
+        }
+
+
+def _broadcast_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes (..., 4), XYXY, paired by broadcasting; 0 where neither has an area."""
+    overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    intersection = overlap.clamp(min=0).prod(dim=-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(dim=-1) for x in (a, b))
+    return intersection / (area_a + area_b - intersection).clamp(min=1e-6)

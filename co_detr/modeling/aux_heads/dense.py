@@ -1,0 +1,326 @@
+"""The common half of the dense auxiliary heads: towers, anchors, decoding, detection.
+
+Axes here: N images, A anchors of all levels (fine to coarse, row-major cells, then the anchors of a
+cell), C channels. A head is this class plus a rule that labels anchors and the losses that follow.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, get_norm
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
+
+from ..losses import LossTerm
+from .anchors import PyramidAnchors
+from .base import AuxHead, AuxOutput, keep_best_detections
+
+
+@dataclass(frozen=True, eq=False)
+class DensePredictions:
+    """Raw outputs of a dense head, float32.
+
+    Attributes:
+        logits: (N, A, num_classes).
+        regression: (N, A, regression_dim), what `DenseHead.decode` turns into boxes.
+        quality: (N, A) logits of the localization quality (centerness, IoU), or None.
+    """
+
+    logits: Tensor
+    regression: Tensor
+    quality: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class DenseTargets:
+    """What the anchors of a batch shall predict.
+
+    Attributes:
+        labels: (N, A) int64, 0..num_classes-1, background = num_classes, ignored = -1. Anchors
+            outside the valid area of their image are ignored.
+        boxes: (N, A, 4) assigned ground truth, absolute XYXY; zeros where there is none.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+
+
+class DenseHead(AuxHead):
+    """Base of the anchor heads: subclasses fill in `assign` and `losses`.
+
+    Args:
+        in_channels: C of the pyramid.
+        num_classes: foreground classes.
+        strides: of the pyramid's levels, fine to coarse.
+        anchor_scale, scales_per_octave, aspect_ratios: see `PyramidAnchors`.
+        num_convs: 3x3 convolutions in each of the two towers, whose weights all levels share.
+        conv_channels: width of the towers; None for `in_channels`.
+        norm: after each of these convolutions, as for `detectron2.layers.get_norm`; "GN" has 32
+            groups, "" is none.
+        delta_std: spread of the box deltas (dx, dy, dw, dh): predictions are in this unit.
+        prior_probability: score of every class at the start (Lin et al., RetinaNet, Sec. 4.1).
+        focal_alpha, focal_gamma: of the class loss.
+        loss_weight: factor of all losses. The released models use 12, decoder layers (6) times
+            lambda_2 (2).
+        class_loss_weight, box_loss_weight, quality_loss_weight: of each loss, times `loss_weight`.
+        score_threshold: detections need a higher class score.
+        candidates_per_level: most (anchor, class) pairs of a level that are decoded.
+        nms_threshold: IoU above which the lower-scored box of a class is dropped.
+        detections_per_image: most detections.
+        sample_features: whether samples carry `features`. Queries built from coordinates alone
+            (Co-DINO) do not need them.
+        regression_dim: outputs per anchor for its box; subclasses that decode differently set it.
+        predict_quality: whether there is a `quality` output, read off the box tower; set by the
+            subclass.
+        scale_levels: whether each level multiplies its regression by a learned number; set by the
+            subclass.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        strides: Sequence[int],
+        anchor_scale: float = 8.0,
+        scales_per_octave: int = 1,
+        aspect_ratios: Sequence[float] = (1.0,),
+        num_convs: int = 1,
+        conv_channels: int | None = None,
+        norm: str | Callable = "GN",
+        delta_std: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+        prior_probability: float = 0.01,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        loss_weight: float = 12.0,
+        class_loss_weight: float = 1.0,
+        box_loss_weight: float = 2.0,
+        quality_loss_weight: float = 1.0,
+        score_threshold: float = 0.0,
+        candidates_per_level: int = 1000,
+        nms_threshold: float = 0.6,
+        detections_per_image: int = 100,
+        sample_features: bool = True,
+        regression_dim: int = 4,
+        predict_quality: bool = False,
+        scale_levels: bool = False,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.class_loss_weight = loss_weight * class_loss_weight
+        self.box_loss_weight = loss_weight * box_loss_weight
+        self.quality_loss_weight = loss_weight * quality_loss_weight
+        self.score_threshold = score_threshold
+        self.candidates_per_level = candidates_per_level
+        self.nms_threshold = nms_threshold
+        self.detections_per_image = detections_per_image
+        self.sample_features = sample_features
+        self.regression_dim = regression_dim
+
+        self.anchors = PyramidAnchors(
+            strides=strides,
+            scale=anchor_scale,
+            scales_per_octave=scales_per_octave,
+            aspect_ratios=aspect_ratios,
+        )
+        self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
+
+        channels = conv_channels or in_channels
+        per_cell = self.anchors.num_per_cell
+        self.class_tower = _tower(in_channels, channels, num_convs, norm)
+        self.box_tower = _tower(in_channels, channels, num_convs, norm)
+        width = channels if num_convs else in_channels
+        self.class_predictor = nn.Conv2d(width, per_cell * num_classes, 3, padding=1)
+        self.box_predictor = nn.Conv2d(width, per_cell * regression_dim, 3, padding=1)
+        self.quality_predictor = (
+            nn.Conv2d(width, per_cell, 3, padding=1) if predict_quality else None
+        )
+        self.scales = (
+            nn.ParameterList(torch.ones(()) for _ in self.anchors.strides) if scale_levels else None
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        prior = torch.tensor(prior_probability)
+        nn.init.constant_(self.class_predictor.bias, torch.logit(prior).item())
+
+    # ------------------------------------------------------------ what a head must say
+
+    def assign(
+        self,
+        anchors: list[Tensor],
+        valid: Tensor,
+        predictions: DensePredictions,
+        gt_instances: list[Instances],
+    ) -> DenseTargets:
+        """Label the anchors of a batch.
+
+        Args:
+            anchors: per level (A_l, 4), absolute XYXY.
+            valid: (N, A), False for anchors in the padding.
+            predictions: for rules that look at them, without gradient.
+            gt_instances: per image.
+        """
+        raise NotImplementedError
+
+    def losses(
+        self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
+    ) -> dict[str, LossTerm]:
+        """Compute the weighted losses; `anchors` are those of all levels, (A, 4)."""
+        raise NotImplementedError
+
+    def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
+        """Turn (n, regression_dim) outputs for anchors (n, 4) into unclipped XYXY boxes."""
+        return self.box_transform.apply_deltas(regression, anchors)
+
+    # ------------------------------------------------------------ the template
+
+    def forward(
+        self,
+        features: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        gt_instances: list[Instances],
+    ) -> AuxOutput:
+        anchors = self.anchors(features)
+        valid = self.anchors.valid(features, image_sizes)
+        predictions = self.predict(features)
+        with torch.no_grad():
+            targets = self.assign(anchors, valid, predictions, gt_instances)
+        anchors = torch.cat(anchors)
+        losses = self.losses(anchors, predictions, targets)
+        return AuxOutput(losses, self.samples(features, image_sizes, anchors, valid, targets))
+
+    def predict(self, features: list[Tensor]) -> DensePredictions:
+        """Apply the towers and predictors to every level."""
+        logits, regression, quality = [], [], []
+        for level, feature in enumerate(features):
+            box_feature = self.box_tower(feature)
+            deltas = self.box_predictor(box_feature)
+            if self.scales is not None:
+                deltas = deltas * self.scales[level]
+            logits.append(
+                per_anchor(self.class_predictor(self.class_tower(feature)), self.num_classes)
+            )
+            regression.append(per_anchor(deltas, self.regression_dim))
+            if self.quality_predictor is not None:
+                quality.append(per_anchor(self.quality_predictor(box_feature), 1))
+        return DensePredictions(
+            torch.cat(logits, dim=1),
+            torch.cat(regression, dim=1),
+            torch.cat(quality, dim=1).squeeze(-1) if quality else None,
+        )
+
+    def is_positive(self, labels: Tensor) -> Tensor:
+        """Tell labels of foreground classes from background and ignored ones, elementwise."""
+        return (labels >= 0) & (labels < self.num_classes)
+
+    def focal_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum the sigmoid focal loss (RetinaNet, Eq. 5) over all anchors that are not ignored.
+
+        Args:
+            logits: (N, A, num_classes).
+            labels: (N, A) as in `DenseTargets`.
+        """
+        classes = torch.arange(self.num_classes, device=labels.device)
+        targets = (labels[..., None] == classes).to(logits.dtype)
+        loss = sigmoid_focal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
+        return (loss.sum(-1) * (labels >= 0)).sum()
+
+    def samples(
+        self,
+        features: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        anchors: Tensor,
+        valid: Tensor,
+        targets: DenseTargets,
+    ) -> list[Instances]:
+        """Describe all anchors, in their flat order, as labelled samples.
+
+        Anchors in the padding are background at the place (0, 0, 0, 0), as in the released model.
+        The feature of an anchor is the pyramid's token at its cell.
+        """
+        boxes = anchors * valid[..., None]
+        labels = targets.labels.masked_fill(~valid, self.num_classes)
+        samples = [
+            Instances(tuple(size), proposal_boxes=Boxes(b), gt_classes=c, gt_boxes=Boxes(t))
+            for size, b, c, t in zip(image_sizes, boxes, labels, targets.boxes)
+        ]
+        if self.sample_features:
+            tokens = torch.cat([feature.flatten(2) for feature in features], dim=2).transpose(1, 2)
+            if self.anchors.num_per_cell > 1:
+                tokens = tokens.repeat_interleave(self.anchors.num_per_cell, dim=1)
+            for sample, feature in zip(samples, tokens):
+                sample.features = feature
+        return samples
+
+    def inference(
+        self, features: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        levels = self.anchors(features)
+        anchors, predictions = torch.cat(levels), self.predict(features)
+        scores = predictions.logits.sigmoid()
+
+        # Candidates are ranked by class alone; quality only joins in for the suppression.
+        best, index, start = [], [], 0
+        for part in scores.split([len(level) for level in levels], dim=1):
+            part = part.flatten(1)
+            values, indices = part.topk(min(self.candidates_per_level, part.shape[1]), dim=1)
+            best.append(values)
+            index.append(indices + start)
+            start += part.shape[1]
+        best, index = torch.cat(best, dim=1), torch.cat(index, dim=1)
+        anchor, classes = index // self.num_classes, index % self.num_classes
+        image = torch.arange(len(anchor), device=anchor.device)[:, None]
+        boxes = self.decode(
+            predictions.regression[image, anchor].flatten(0, 1), anchors[anchor].flatten(0, 1)
+        ).view(*anchor.shape, 4)
+        confident = best > self.score_threshold
+        if predictions.quality is not None:
+            best = best * predictions.quality.sigmoid()[image, anchor]
+
+        detections = []
+        for size, b, s, c, keep in zip(image_sizes, boxes, best, classes, confident):
+            b = clip_boxes_to_image(b, size)
+            keep = keep & Boxes(b).nonempty()
+            detections.append(
+                keep_best_detections(
+                    b[keep],
+                    s[keep],
+                    c[keep],
+                    tuple(size),
+                    nms_threshold=self.nms_threshold,
+                    limit=self.detections_per_image,
+                )
+            )
+        return detections
+
+
+def per_anchor(output: Tensor, width: int) -> Tensor:
+    """Reorder a map (N, B * width, H, W), B anchors per cell, to (N, H * W * B, width), float32."""
+    return output.permute(0, 2, 3, 1).reshape(len(output), -1, width).float()
+
+
+def _tower(in_channels: int, channels: int, num_convs: int, norm: str | Callable) -> nn.Sequential:
+    """Stack 3x3 convolutions with norm and ReLU."""
+    return nn.Sequential(
+        *(
+            Conv2d(
+                in_channels if i == 0 else channels,
+                channels,
+                3,
+                padding=1,
+                bias=not norm,
+                norm=get_norm(norm, channels),
+                activation=F.relu,
+            )
+            for i in range(num_convs)
+        )
+    )

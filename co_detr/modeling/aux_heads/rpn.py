@@ -1,0 +1,250 @@
+"""The region proposal network of the Faster R-CNN head (Ren et al., Faster R-CNN, Sec. 3.1)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.sampling import subsample_labels
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image, nms
+
+from ..losses import LossTerm
+from .anchors import PyramidAnchors
+from .dense import per_anchor
+
+
+class RPN(nn.Module):
+    """Class-agnostic anchors on every level: a 3x3 convolution, then objectness and box deltas.
+
+    It differs from detectron2's RPN in what low-quality matching does (see `label_anchors`) and in
+    keeping the release's anchors.
+
+    Args:
+        in_channels: C of the pyramid.
+        strides: of the pyramid's levels, fine to coarse.
+        anchor_scale, scales_per_octave, aspect_ratios: see `PyramidAnchors`.
+        conv_channels: width of the 3x3 convolution; None for `in_channels`.
+        delta_std: spread of the deltas (dx, dy, dw, dh): predictions are in this unit.
+        positive_iou, negative_iou: an anchor whose best IoU reaches the first is positive, below
+            the second negative, between them ignored.
+        min_positive_iou: the best anchors of a box are positive from this IoU on.
+        samples_per_image, positive_fraction: anchors drawn for the losses, and the largest share of
+            positives among them.
+        nms_threshold: IoU above which the lower-scored proposal of a level is dropped.
+        pre_nms_topk: (training, inference) proposals kept per level before suppression.
+        post_nms_topk: (training, inference) proposals kept per image.
+        class_loss_weight, box_loss_weight: the owner of the RPN may scale both once more.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        strides: Sequence[int],
+        anchor_scale: float = 4.0,
+        scales_per_octave: int = 3,
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        conv_channels: int | None = None,
+        delta_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        min_positive_iou: float = 0.3,
+        samples_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        nms_threshold: float = 0.7,
+        pre_nms_topk: tuple[int, int] = (4000, 1000),
+        post_nms_topk: tuple[int, int] = (1000, 1000),
+        class_loss_weight: float = 1.0,
+        box_loss_weight: float = 1.0,
+    ):
+        super().__init__()
+        self.min_positive_iou = min_positive_iou
+        self.samples_per_image = samples_per_image
+        self.positive_fraction = positive_fraction
+        self.nms_threshold = nms_threshold
+        self.pre_nms_topk = tuple(pre_nms_topk)
+        self.post_nms_topk = tuple(post_nms_topk)
+        self.class_loss_weight = class_loss_weight
+        self.box_loss_weight = box_loss_weight
+
+        self.anchors = PyramidAnchors(
+            strides=strides,
+            scale=anchor_scale,
+            scales_per_octave=scales_per_octave,
+            aspect_ratios=aspect_ratios,
+        )
+        self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
+        self.matcher = Matcher([negative_iou, positive_iou], [0, -1, 1])
+
+        channels = conv_channels or in_channels
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.objectness_logits = nn.Conv2d(channels, self.anchors.num_per_cell, 1)
+        self.anchor_deltas = nn.Conv2d(channels, 4 * self.anchors.num_per_cell, 1)
+        for conv in (self.conv, self.objectness_logits, self.anchor_deltas):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def forward(
+        self,
+        features: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        gt_instances: list[Instances],
+    ) -> tuple[list[Instances], dict[str, LossTerm]]:
+        """Propose boxes and learn to, arguments as for `AuxHead.forward`.
+
+        Returns:
+            Proposals as in `propose`, and the losses "loss_rpn_class" and "loss_rpn_box".
+        """
+        levels = self.anchors(features)
+        logits, deltas = self.predict(features)
+        anchors = Boxes(torch.cat(levels))
+        valid = self.anchors.valid(features, image_sizes)
+        losses = self.losses(anchors, valid, logits, deltas, gt_instances)
+        proposals = self.propose(
+            levels, logits, deltas, image_sizes, self.pre_nms_topk[0], self.post_nms_topk[0]
+        )
+        return proposals, losses
+
+    def inference(
+        self, features: list[Tensor], image_sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        """Propose boxes as in `propose`, as many as inference is to have."""
+        logits, deltas = self.predict(features)
+        return self.propose(
+            self.anchors(features),
+            logits,
+            deltas,
+            image_sizes,
+            self.pre_nms_topk[1],
+            self.post_nms_topk[1],
+        )
+
+    def predict(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Predict objectness logits (N, A) and deltas (N, A, 4) for the anchors of all levels."""
+        logits, deltas = [], []
+        for feature in features:
+            hidden = F.relu(self.conv(feature))
+            logits.append(per_anchor(self.objectness_logits(hidden), 1))
+            deltas.append(per_anchor(self.anchor_deltas(hidden), 4))
+        return torch.cat(logits, dim=1).squeeze(-1), torch.cat(deltas, dim=1)
+
+    @torch.no_grad()
+    def label_anchors(
+        self, anchors: Boxes, valid: Tensor, gt_boxes: Boxes
+    ) -> tuple[Tensor, Tensor]:
+        """Match the anchors (A) of one image, of which `valid` (A,) take part, to its G boxes.
+
+        Every anchor that ties for the best of a box, if that is good enough, becomes positive *for
+        that box*, whatever other box it overlaps more (detectron2's low-quality matches keep the
+        box the anchor overlaps most, and need no minimum); the last box wins.
+
+        Returns:
+            matches (A,) int64 indices into `gt_boxes`, and labels (A,) int8: 1 positive, 0
+            negative, -1 ignored.
+        """
+        # Anchors in the padding must not become the best of a box either.
+        iou = pairwise_iou(gt_boxes, anchors).masked_fill_(~valid, 0)
+        matches, labels = self.matcher(iou)
+        best = iou.max(dim=1, keepdim=True).values
+        box, anchor = ((iou == best) & (best >= self.min_positive_iou)).nonzero(as_tuple=True)
+        matches = matches.scatter_reduce(0, anchor, box, "amax", include_self=False)
+        labels[anchor] = 1
+        labels[~valid] = -1
+        return matches, labels
+
+    def losses(
+        self,
+        anchors: Boxes,
+        valid: Tensor,
+        logits: Tensor,
+        deltas: Tensor,
+        gt_instances: list[Instances],
+    ) -> dict[str, LossTerm]:
+        """Compute cross entropy of the objectness and L1 of the deltas on sampled anchors.
+
+        Both are divided by the number of sampled anchors, counting at least one positive and one
+        negative per image.
+        """
+        positives, negatives, targets, count = [], [], [], 0
+        for i, gt in enumerate(gt_instances):
+            matches, labels = self.label_anchors(anchors, valid[i], gt.gt_boxes)
+            positive, negative = subsample_labels(
+                labels, self.samples_per_image, self.positive_fraction, 0
+            )
+            targets.append((anchors.tensor[positive], gt.gt_boxes.tensor[matches[positive]]))
+            positives.append(positive + i * len(anchors))
+            negatives.append(negative + i * len(anchors))
+            count += max(len(positive), 1) + max(len(negative), 1)
+        positive = torch.cat(positives)
+        sampled = torch.cat([positive, *negatives])
+        targets = self.box_transform.get_deltas(*(torch.cat(boxes) for boxes in zip(*targets)))
+
+        wanted = torch.zeros_like(sampled, dtype=logits.dtype)
+        wanted[: len(positive)] = 1
+        class_loss = F.binary_cross_entropy_with_logits(
+            logits.flatten()[sampled], wanted, reduction="sum"
+        )
+        box_loss = F.l1_loss(deltas.flatten(0, 1)[positive], targets, reduction="sum")
+        return {
+            "loss_rpn_class": LossTerm(self.class_loss_weight * class_loss, count),
+            "loss_rpn_box": LossTerm(self.box_loss_weight * box_loss, count),
+        }
+
+    @torch.no_grad()
+    def propose(
+        self,
+        levels: list[Tensor],
+        logits: Tensor,
+        deltas: Tensor,
+        image_sizes: list[tuple[int, int]],
+        pre_nms_topk: int,
+        post_nms_topk: int,
+    ) -> list[Instances]:
+        """Turn predictions into proposals.
+
+        Args:
+            levels: per level (A_l, 4) anchors.
+            logits, deltas: (N, A), (N, A, 4), for the anchors of all levels.
+            image_sizes: valid (height, width) per image.
+            pre_nms_topk: most proposals per level before suppression, which is within the level.
+            post_nms_topk: most proposals per image.
+
+        Returns:
+            Per image `proposal_boxes` (clipped to the image, with positive sides) and
+            `objectness_logits`, by falling score, without gradient.
+        """
+        num_anchors = [len(level) for level in levels]
+        boxes, scores = [], []
+        for anchors, level_logits, level_deltas in zip(
+            levels, logits.split(num_anchors, dim=1), deltas.split(num_anchors, dim=1)
+        ):
+            score, index = level_logits.topk(min(pre_nms_topk, len(anchors)), dim=1)
+            chosen = level_deltas.gather(1, index[..., None].expand(-1, -1, 4))
+            decoded = self.box_transform.apply_deltas(
+                chosen.flatten(0, 1), anchors[index].flatten(0, 1)
+            )
+            boxes.append(decoded.view(*index.shape, 4))
+            scores.append(score)
+
+        proposals = []
+        for i, image_size in enumerate(image_sizes):
+            kept_boxes, kept_scores = [], []
+            for level_boxes, level_scores in zip(boxes, scores):
+                clipped = clip_boxes_to_image(level_boxes[i], image_size)
+                kept = nms(clipped, level_scores[i], self.nms_threshold)
+                kept_boxes.append(clipped[kept])
+                kept_scores.append(level_scores[i][kept])
+            # Boxes without area overlap nothing, so dropping them here changes no other's fate.
+            kept_boxes, kept_scores = Boxes(torch.cat(kept_boxes)), torch.cat(kept_scores)
+            nonempty = kept_boxes.nonempty()
+            kept_boxes, kept_scores = kept_boxes[nonempty], kept_scores[nonempty]
+            best, index = kept_scores.topk(min(post_nms_topk, len(kept_scores)))
+            proposals.append(
+                Instances(
+                    tuple(image_size), proposal_boxes=kept_boxes[index], objectness_logits=best
+                )
+            )
+        return proposals
