@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
+from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 
 from .backbone import Backbone
 
@@ -42,33 +42,7 @@ def _conv(
     return conv
 
 
-class _FreezableBlock(nn.Module):
-    """A block that says how it changes channels and size, and that can be excluded from training.
-
-    Attributes:
-        in_channels, out_channels: of its input and output.
-        stride: height and width of the input divided by those of the output.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.stride = stride
-
-    def freeze(self) -> "_FreezableBlock":
-        """Stop training this block, in place: no gradients, and batch norms keep their statistics.
-
-        Returns:
-            The block itself.
-        """
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-        FrozenBatchNorm2d.convert_frozen_batchnorm(self)
-        return self
-
-
-class BasicStem(_FreezableBlock):
+class BasicStem(CNNBlockBase):
     """7x7 convolution and 3x3 max pooling, both with stride 2: (N, C, H, W) to stride 4."""
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN"):
@@ -79,7 +53,7 @@ class BasicStem(_FreezableBlock):
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
-class BasicBlock(_FreezableBlock):
+class BasicBlock(CNNBlockBase):
     """Two 3x3 convolutions and a shortcut: the block of depths 18 and 34."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: Norm = "BN"):
@@ -98,7 +72,7 @@ class BasicBlock(_FreezableBlock):
         return F.relu_(out)
 
 
-class BottleneckBlock(_FreezableBlock):
+class BottleneckBlock(CNNBlockBase):
     """1x1, 3x3 and 1x1 convolution and a shortcut: the block of depths from 50 on.
 
     Args:
