@@ -166,13 +166,13 @@ def create_ddp_model(
     Args:
         model: on the device of this process.
         fp16_compression: whether to exchange gradients in half precision.
-        kwargs: for `DistributedDataParallel`. `device_ids` defaults to the current GPU; a model on
-            the CPU needs `device_ids=None`.
+        kwargs: for `DistributedDataParallel`. `device_ids` defaults to this process's GPU; a model
+            on the CPU needs `device_ids=None`.
     """
     if comm.get_world_size() == 1:
         return model
     if "device_ids" not in kwargs:
-        kwargs["device_ids"] = [torch.cuda.current_device()]
+        kwargs["device_ids"] = [comm.get_local_rank()]
     ddp = DistributedDataParallel(model, **kwargs)
     if fp16_compression:
         from torch.distributed.algorithms.ddp_comm_hooks import default as comm_hooks

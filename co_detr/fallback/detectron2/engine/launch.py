@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from detectron2.utils import comm
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = datetime.timedelta(minutes=30)
@@ -105,7 +107,8 @@ def _worker(
     except Exception:
         logger.error("Could not join the process group at %s", dist_url)
         raise
+    comm.create_local_process_group(num_gpus_per_machine)
     # nobody starts before everybody has arrived
-    dist.barrier()
+    comm.synchronize()
     main_func(*args)
     dist.destroy_process_group()

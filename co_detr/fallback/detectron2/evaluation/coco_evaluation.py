@@ -68,9 +68,6 @@ class COCOEvaluator(DatasetEvaluator):
                 here, pycocotools, with the same results.
         """
         self._logger = logging.getLogger(__name__)
-        for task in tasks or ():
-            if task not in _TASKS:
-                raise ValueError(f"unknown task '{task}', choose from {_TASKS}")
         self._tasks = tuple(tasks) if tasks is not None else None
         self._distributed = distributed
         self._output_dir = output_dir
@@ -130,6 +127,7 @@ class COCOEvaluator(DatasetEvaluator):
             return {}
         results: dict[str, dict[str, float]] = OrderedDict()
         for task in tasks:
+            assert task in _TASKS, f"there is no task '{task}', choose from {_TASKS}"
             results[task] = self._evaluate_task(task, detections, img_ids)
         return results
 
