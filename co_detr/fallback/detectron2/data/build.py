@@ -8,13 +8,20 @@ import numpy as np
 import torch.utils.data as torchdata
 from tabulate import tabulate
 
+from detectron2.config import CfgNode
 from detectron2.data.catalog import (
     DatasetCatalog,
     MetadataCatalog,
     check_metadata_consistency,
 )
 from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList, MapDataset
-from detectron2.data.samplers import InferenceSampler, TrainingSampler
+from detectron2.data.dataset_mapper import DatasetMapper
+from detectron2.data.from_config import accepts_config
+from detectron2.data.samplers import (
+    InferenceSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
 from detectron2.utils import comm
 
 __all__ = [
@@ -116,6 +123,45 @@ def _mapped_dataset(dataset: Any, mapper: Callable | None) -> torchdata.Dataset:
     return dataset if mapper is None else MapDataset(dataset, mapper)
 
 
+def _train_sampler(cfg: CfgNode, records: list[dict]) -> torchdata.Sampler:
+    options = cfg.DATALOADER
+    if options.SAMPLER_TRAIN == "TrainingSampler":
+        return TrainingSampler(len(records))
+    if options.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, options.REPEAT_THRESHOLD, sqrt=options.REPEAT_SQRT
+        )
+        return RepeatFactorTrainingSampler(factors)
+    raise ValueError(
+        "DATALOADER.SAMPLER_TRAIN is 'TrainingSampler' or 'RepeatFactorTrainingSampler', got "
+        f"{options.SAMPLER_TRAIN!r}"
+    )
+
+
+def _train_loader_arguments(
+    cfg: CfgNode,
+    mapper: Callable[[dict], dict | None] | None = None,
+    *,
+    dataset: list[dict] | None = None,
+    sampler: torchdata.Sampler | None = None,
+) -> dict[str, Any]:
+    """The arguments of `build_detection_train_loader` for a config."""
+    if dataset is None:
+        dataset = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+        sampler = _train_sampler(cfg, dataset) if sampler is None else sampler
+    return {
+        "dataset": dataset,
+        "mapper": DatasetMapper(cfg, True) if mapper is None else mapper,
+        "sampler": sampler,
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+    }
+
+
+@accepts_config(_train_loader_arguments)
 def build_detection_train_loader(
     dataset: list | torchdata.Dataset,
     *,
@@ -129,6 +175,8 @@ def build_detection_train_loader(
 ) -> Any:
     """
     An endless stream of training batches.
+
+    `build_detection_train_loader(cfg, mapper=None)` takes what is not given from a `CfgNode`.
 
     Args:
         dataset: records, or a torch dataset of them (map-style or iterable).
@@ -177,6 +225,20 @@ def build_detection_train_loader(
     return batches if collate_fn is None else MapDataset(batches, collate_fn)
 
 
+def _test_loader_arguments(
+    cfg: CfgNode,
+    dataset_name: str | Sequence[str],
+    mapper: Callable[[dict], dict] | None = None,
+) -> dict[str, Any]:
+    """The arguments of `build_detection_test_loader` for a config and a registered dataset."""
+    return {
+        "dataset": get_detection_dataset_dicts(dataset_name, filter_empty=False),
+        "mapper": DatasetMapper(cfg, False) if mapper is None else mapper,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+    }
+
+
+@accepts_config(_test_loader_arguments)
 def build_detection_test_loader(
     dataset: list | torchdata.Dataset,
     *,
@@ -188,6 +250,9 @@ def build_detection_test_loader(
 ) -> torchdata.DataLoader:
     """
     A loader that visits every record once, in order, each rank its share.
+
+    `build_detection_test_loader(cfg, dataset_name, mapper=None)` takes what is not given from a
+    `CfgNode`.
 
     Args:
         dataset: records, or a torch dataset of them (map-style or iterable).

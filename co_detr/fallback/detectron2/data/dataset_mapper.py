@@ -2,14 +2,33 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from detectron2.config import CfgNode
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.data.from_config import accepts_config
 
 __all__ = ["DatasetMapper"]
+
+
+def _mapper_arguments(cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+    """The arguments of `DatasetMapper` for a config."""
+    augmentations = utils.build_augmentation(cfg, is_train)
+    crop = cfg.INPUT.CROP
+    if is_train and crop.ENABLED:
+        augmentations.insert(0, T.RandomCrop(crop.TYPE, crop.SIZE))
+    return {
+        "is_train": is_train,
+        "augmentations": augmentations,
+        "image_format": cfg.INPUT.FORMAT,
+        "use_instance_mask": cfg.MODEL.MASK_ON,
+        "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+        "recompute_boxes": is_train and crop.ENABLED and cfg.MODEL.MASK_ON,
+    }
 
 
 class DatasetMapper:
@@ -18,8 +37,11 @@ class DatasetMapper:
 
     The example is the record (a copy) with "image", a (C, h, w) uint8 tensor, and in training
     "instances" in place of "annotations". "height" and "width" stay those of the file.
+
+    `DatasetMapper(cfg, is_train=True)` takes what is not given from a `CfgNode`.
     """
 
+    @accepts_config(_mapper_arguments)
     def __init__(
         self,
         is_train: bool,

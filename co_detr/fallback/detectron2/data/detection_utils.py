@@ -7,6 +7,7 @@ import pycocotools.mask as mask_util
 import torch
 from PIL import Image
 
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.catalog import (
     DatasetCatalog,
@@ -19,6 +20,7 @@ from detectron2.utils.file_io import PathManager
 __all__ = [
     "SizeMismatchError",
     "annotations_to_instances",
+    "build_augmentation",
     "check_image_size",
     "check_metadata_consistency",
     "convert_PIL_to_numpy",
@@ -250,6 +252,25 @@ def filter_empty_instances(
     if by_mask and instances.has("gt_masks"):
         keep &= instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
+
+
+def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Resizing (and flipping in training) as `cfg.INPUT` describes it."""
+    options = cfg.INPUT
+    if not is_train:
+        return [T.ResizeShortestEdge(options.MIN_SIZE_TEST, options.MAX_SIZE_TEST)]
+    resize = T.ResizeShortestEdge(
+        options.MIN_SIZE_TRAIN, options.MAX_SIZE_TRAIN, options.MIN_SIZE_TRAIN_SAMPLING
+    )
+    if options.RANDOM_FLIP == "none":
+        return [resize]
+    if options.RANDOM_FLIP not in ("horizontal", "vertical"):
+        raise ValueError(
+            "INPUT.RANDOM_FLIP is 'horizontal', 'vertical' or 'none', got "
+            f"{options.RANDOM_FLIP!r}"
+        )
+    horizontal = options.RANDOM_FLIP == "horizontal"
+    return [resize, T.RandomFlip(horizontal=horizontal, vertical=not horizontal)]
 
 
 def get_fed_loss_cls_weights(
