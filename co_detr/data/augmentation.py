@@ -6,6 +6,17 @@ import numpy as np
 from detectron2.data import transforms as T
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """For strips too: where `max_size` would leave nothing of the shorter side, a pixel is kept."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        resize = super().get_transform(image)
+        if not isinstance(resize, T.ResizeTransform) or min(resize.new_h, resize.new_w) > 0:
+            return resize
+        new_h, new_w = max(resize.new_h, 1), max(resize.new_w, 1)
+        return T.ResizeTransform(resize.h, resize.w, new_h, new_w, self.interp)
+
+
 class RandomChoice(T.Augmentation):
     """Applies one of several sequences of augmentations, each with the same probability.
 
@@ -45,10 +56,10 @@ def detr_augmentation(
     """
 
     def resize() -> T.Augmentation:
-        return T.ResizeShortestEdge(list(short_sides), max_size, sample_style="choice")
+        return ResizeShortestEdge(list(short_sides), max_size, sample_style="choice")
 
     zoom = [
-        T.ResizeShortestEdge(list(crop_short_sides), crop_max_size, sample_style="choice"),
+        ResizeShortestEdge(list(crop_short_sides), crop_max_size, sample_style="choice"),
         T.RandomCrop("absolute_range", tuple(crop_range)),
         resize(),
     ]

@@ -1,12 +1,11 @@
 """COCO 2017 with the augmentation of DETR; training on 16 images per iteration."""
 
-import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
-from co_detr.data import build_train_loader, detr_augmentation, load_dataset
+from co_detr.data import ResizeShortestEdge, build_train_loader, detr_augmentation, load_dataset
 
 # Where the block is used without a model or a training section, the checks on them are left out.
 NUM_CLASSES = "${oc.select:model.num_classes,null}"
@@ -48,7 +47,7 @@ dataloader.test = L(build_detection_test_loader)(
     ),
     mapper=L(DatasetMapper)(
         is_train=False,
-        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+        augmentations=[L(ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
         image_format="${...train.mapper.image_format}",
     ),
     num_workers=4,

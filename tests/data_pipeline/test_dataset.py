@@ -1,0 +1,118 @@
+"""load_dataset: what it returns, and that each thing wrong with a dataset is named."""
+
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from co_detr.data import load_dataset
+
+
+def test_images_without_annotations_are_kept(tiny):
+    dicts = load_dataset(tiny.register())
+    assert [len(record["annotations"]) for record in dicts] == [2, 1, 1, 0]
+
+
+def test_images_without_annotations_can_be_left_out(tiny):
+    assert [r["image_id"] for r in load_dataset(tiny.register(), filter_empty=True)] == [1, 2, 3]
+
+
+def test_category_ids_become_contiguous_in_the_order_of_ids(tiny):
+    dicts = load_dataset(tiny.register(), num_classes=2)
+    assert [a["category_id"] for record in dicts for a in record["annotations"]] == [0, 1, 1, 0]
+
+
+def test_unknown_name_is_answered_with_the_closest_one(tiny):
+    name = tiny.register()
+    with pytest.raises(KeyError, match=f"'{name}x'.*{name}"):
+        load_dataset(name + "x")
+
+
+def test_wrong_number_of_classes_names_both_numbers_and_the_remedy(tiny):
+    with pytest.raises(ValueError, match=r"2 classes \(boat, lamp\).*predicts 80.*num_classes=2"):
+        load_dataset(tiny.register(), num_classes=80)
+
+
+@pytest.mark.parametrize("missing", ["annotation file", "image folder"])
+def test_missing_files_are_named_with_the_remedy(tiny, tmp_path, missing):
+    name = tiny.register()
+    metadata = MetadataCatalog.get(name)
+    paths = {"annotation file": metadata.json_file, "image folder": metadata.image_root}
+    paths[missing] = str(tmp_path / "absent")
+    broken = name + "_broken"
+    register_coco_instances(broken, {}, paths["annotation file"], paths["image folder"])
+    try:
+        with pytest.raises(FileNotFoundError, match=f"{missing}.*absent.*DETECTRON2_DATASETS"):
+            load_dataset(broken)
+    finally:
+        DatasetCatalog.remove(broken)
+        MetadataCatalog.remove(broken)
+
+
+def test_annotation_of_an_unlisted_category_is_named(tiny):
+    tiny.content["annotations"][2]["category_id"] = 77
+    with pytest.raises(ValueError, match="annotation 3 has category_id 77.*5, 9"):
+        load_dataset(tiny.register())
+
+
+def test_annotation_of_an_unlisted_image_is_named(tiny):
+    tiny.content["annotations"][1]["image_id"] = 123
+    with pytest.raises(ValueError, match="annotation 2 belongs to image 123"):
+        load_dataset(tiny.register())
+
+
+def test_repeated_image_id_is_named(tiny):
+    tiny.content["images"][3]["id"] = 2
+    with pytest.raises(ValueError, match="2 entries have the image id 2"):
+        load_dataset(tiny.register())
+
+
+@pytest.mark.parametrize(
+    "box", [[1, 2, float("nan"), 4], [1, float("inf"), 3, 4], [1, 2, 3], [], None, [1, 2, "3", 4]]
+)
+def test_boxes_that_are_not_four_numbers_are_named(tiny, box):
+    tiny.content["annotations"][0]["bbox"] = box
+    with pytest.raises(ValueError, match="annotation 1 has the bbox.*four finite numbers"):
+        load_dataset(tiny.register())
+
+
+def test_a_file_that_is_no_json_is_named(tiny):
+    name = tiny.register()
+    with open(MetadataCatalog.get(name).json_file, "w") as file:
+        file.write('{"images": [')
+    with pytest.raises(ValueError, match="is no JSON file"):
+        load_dataset(name)
+
+
+def test_a_file_of_another_kind_is_named(tiny):
+    name = tiny.register()
+    with open(MetadataCatalog.get(name).json_file, "w") as file:
+        json.dump([{"image_id": 1, "bbox": [0, 0, 1, 1]}], file)
+    with pytest.raises(ValueError, match="no COCO detection file.*`categories`"):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize("box", [[5, 5, 0, 9], [30, 20, -10, 5], [60, 0, 5, 5], [-9, 3, 9, 9]])
+def test_boxes_without_area_inside_the_image_are_left_out_and_counted(tiny, box, caplog):
+    tiny.content["annotations"][0]["bbox"] = box  # image 1 is 60 wide, 40 high
+    dicts = load_dataset(tiny.register())
+    assert [len(record["annotations"]) for record in dicts] == [1, 1, 1, 0]
+    assert "left out 1 annotations" in caplog.text
+
+
+def test_a_box_that_sticks_out_is_kept(tiny):
+    tiny.content["annotations"][0]["bbox"] = [55, 35, 50, 50]
+    assert len(load_dataset(tiny.register())[0]["annotations"]) == 2
+
+
+def test_training_needs_an_object_somewhere(tiny):
+    for annotation in tiny.content["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(ValueError, match="none of the 4 images has an object to learn from"):
+        load_dataset(tiny.register())
+
+
+def test_evaluation_does_not_need_objects(tiny):
+    tiny.content["annotations"] = []
+    assert len(load_dataset(tiny.register(), is_train=False)) == 4
