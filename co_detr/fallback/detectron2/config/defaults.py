@@ -10,7 +10,6 @@ _C.VERSION = 2
 _C.OUTPUT_DIR = "./output"
 _C.SEED = -1  # negative: choose one and log it
 _C.CUDNN_BENCHMARK = False
-_C.FLOAT32_PRECISION = ""  # "", "highest", "high" or "medium": see set_float32_matmul_precision
 _C.VIS_PERIOD = 0
 
 _C.MODEL = CN()
@@ -18,10 +17,6 @@ _C.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"  # a name in META_ARCH_REGISTRY
 _C.MODEL.DEVICE = "cuda"
 _C.MODEL.WEIGHTS = ""
 _C.MODEL.MASK_ON = False
-_C.MODEL.KEYPOINT_ON = False
-_C.MODEL.LOAD_PROPOSALS = False
-_C.MODEL.PIXEL_MEAN = [103.53, 116.28, 123.675]  # in the order of INPUT.FORMAT
-_C.MODEL.PIXEL_STD = [1.0, 1.0, 1.0]
 
 _C.INPUT = CN()
 _C.INPUT.FORMAT = "BGR"
@@ -64,7 +59,6 @@ _C.SOLVER.STEPS = (30000,)
 _C.SOLVER.WARMUP_FACTOR = 1.0 / 1000
 _C.SOLVER.WARMUP_ITERS = 1000
 _C.SOLVER.WARMUP_METHOD = "linear"  # or "constant"
-_C.SOLVER.RESCALE_INTERVAL = False  # whether STEPS scale with REFERENCE_WORLD_SIZE too
 _C.SOLVER.CHECKPOINT_PERIOD = 5000
 _C.SOLVER.IMS_PER_BATCH = 16  # over all processes
 _C.SOLVER.REFERENCE_WORLD_SIZE = 0  # positive: scale batch and learning rate to the processes
@@ -76,5 +70,3 @@ _C.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
 
 _C.TEST = CN()
 _C.TEST.EVAL_PERIOD = 0  # 0: after training only
-_C.TEST.DETECTIONS_PER_IMAGE = 100
-_C.TEST.EXPECTED_RESULTS = []

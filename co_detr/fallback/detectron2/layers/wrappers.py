@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Conv2d", "cat", "cross_entropy", "move_device_like", "nonzero_tuple"]
+__all__ = ["Conv2d", "cat", "nonzero_tuple"]
 
 
 class Conv2d(nn.Conv2d):
@@ -43,20 +42,6 @@ def cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
-def cross_entropy(
-    input: torch.Tensor, target: torch.Tensor, *, reduction: str = "mean", **kwargs
-) -> torch.Tensor:
-    """`torch.nn.functional.cross_entropy` whose mean over nothing is 0, with zero gradients."""
-    if target.numel() == 0 and reduction == "mean":
-        return input.sum() * 0.0
-    return F.cross_entropy(input, target, reduction=reduction, **kwargs)
-
-
 def nonzero_tuple(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return one vector of indices per dimension, usable as index of `x`; a scalar has one."""
     return torch.atleast_1d(x).nonzero(as_tuple=True)
-
-
-def move_device_like(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-    """Return `src` on the device of `dst`."""
-    return src.to(dst.device)

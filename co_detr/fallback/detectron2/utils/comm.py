@@ -48,22 +48,15 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
             _local_group = group
 
 
-def _require_local_group() -> dist.ProcessGroup:
-    assert _local_group is not None, (
-        "processes of this machine are not grouped; start the run with detectron2.engine.launch "
-        "or call comm.create_local_process_group first"
-    )
-    return _local_group
-
-
 def get_local_rank() -> int:
     """Return the number of this process among those of its machine."""
-    return dist.get_rank(_require_local_group()) if _initialized() else 0
-
-
-def get_local_size() -> int:
-    """Return the number of processes on this machine."""
-    return dist.get_world_size(_require_local_group()) if _initialized() else 1
+    if not _initialized():
+        return 0
+    assert _local_group is not None, (
+        "the processes of this machine are not grouped; start the run with "
+        "detectron2.engine.launch or call comm.create_local_process_group first"
+    )
+    return dist.get_rank(_local_group)
 
 
 def synchronize() -> None:

@@ -21,15 +21,9 @@ __all__ = [
     "JSONWriter",
     "TensorboardXWriter",
     "get_event_storage",
-    "has_event_storage",
 ]
 
 _storages: list["EventStorage"] = []
-
-
-def has_event_storage() -> bool:
-    """Tell whether the code runs inside of a `with EventStorage()`."""
-    return len(_storages) > 0
 
 
 def get_event_storage() -> "EventStorage":
@@ -106,9 +100,11 @@ class EventStorage:
         """Like `latest`, with medians over the last `window_size` iterations where hinted."""
         return {
             name: (
-                self._history[name].median(self.count_samples(name, window_size))
-                if self._smoothing_hints[name]
-                else value,
+                (
+                    self._history[name].median(self.count_samples(name, window_size))
+                    if self._smoothing_hints[name]
+                    else value
+                ),
                 iteration,
             )
             for name, (value, iteration) in self._latest.items()

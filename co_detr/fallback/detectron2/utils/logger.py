@@ -1,5 +1,6 @@
 """Loggers of a run: coloured on the terminal, plain in one file for each process."""
 
+import copy
 import functools
 import logging
 import os
@@ -30,6 +31,7 @@ class _Formatter(logging.Formatter):
         self._name, self._abbrev_name = name, abbrev_name
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)  # other handlers see the record too
         if record.name == self._name or record.name.startswith(self._name + "."):
             record.name = (self._abbrev_name + record.name[len(self._name) :]).lstrip(".")
         text = super().formatMessage(record)
