@@ -1,0 +1,136 @@
+"""The project as a whole: what is packaged, what is pinned, and configs by name."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from co_detr import model_zoo
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10, where pytest brings its predecessor
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    """A folder of three configs in place of the real ones."""
+    short = "from ..common.data.coco import data\ntrain = dict(epochs=12)"
+    long = "from .co_dino_r50_12ep import data, train\ntrain.epochs = 36"
+    for name, text in {
+        "common/data/coco.py": "data = dict(names='coco')",
+        "co_dino/co_dino_r50_12ep.py": short,
+        "co_dino/co_dino_r50_36ep.py": long,
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(model_zoo, "config_root", lambda: tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".py"])
+def test_config_by_name(zoo, suffix):
+    cfg = model_zoo.get_config("co_dino/co_dino_r50_36ep" + suffix)
+    assert (cfg.train.epochs, cfg.data.names) == (36, "coco")
+
+
+def test_list_leaves_out_shared_parts(zoo):
+    assert model_zoo.list_configs() == ["co_dino/co_dino_r50_12ep", "co_dino/co_dino_r50_36ep"]
+
+
+@pytest.mark.parametrize("name", ["co_dino/co_dino_r50_24ep", "co_dino_r50_36ep", "dino/r50_36ep"])
+def test_unknown_config_is_answered_with_close_matches(zoo, name):
+    with pytest.raises(FileNotFoundError, match=f"no config '{name}'.*co_dino/co_dino_r50_36ep"):
+        model_zoo.get_config(name)
+
+
+def test_unknown_config_without_a_close_match_lists_all(zoo):
+    with pytest.raises(FileNotFoundError, match="There are: co_dino/co_dino_r50_12ep, co_dino/co"):
+        model_zoo.get_config("xyz")
+
+
+def test_configs_of_a_checkout_are_those_of_the_repository():
+    assert model_zoo.config_root() == ROOT / "configs"
+
+
+@pytest.mark.parametrize("name", model_zoo.list_configs())
+def test_every_config_loads(name):
+    cfg = model_zoo.get_config(name)
+    assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= set(cfg)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The project installed from its wheel into an otherwise empty folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in ("co_detr", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    # The build backend is called directly: pip would fetch one of its own from the network.
+    build = "from setuptools.build_meta import build_wheel; build_wheel('..')"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=source, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_wheel_holds_all_of_the_package_and_all_configs(installed):
+    for source, target in (("co_detr", "co_detr"), ("configs", "co_detr/configs")):
+        expected = {path.relative_to(ROOT / source) for path in (ROOT / source).rglob("*.py")}
+        found = {
+            path.relative_to(installed / target) for path in (installed / target).rglob("*.py")
+        }
+        assert expected <= found
+
+
+def test_installed_copy_finds_its_configs(installed):
+    code = """
+import sys; sys.path.insert(0, sys.argv[1])
+from co_detr import model_zoo
+print(model_zoo.__file__)
+print(model_zoo.config_root())
+print(*model_zoo.list_configs())
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(installed)],
+        cwd=installed,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    file, root, names = done.stdout.split("\n")[:3]
+    assert Path(file) == installed / "co_detr" / "model_zoo.py"
+    assert Path(root) == installed / "co_detr" / "configs"
+    assert names.split() == model_zoo.list_configs()
+
+
+def _normalized(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = sum(project["optional-dependencies"].values(), project["dependencies"])
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(
+        re.match(r"[\w.-]+==[\w.]+(; python_version (<|>=) \"3.11\")?$", pin) for pin in pins
+    )
+    pinned = {_normalized(pin.split("==")[0]) for pin in pins}
+    missing = {_normalized(re.split(r"[<>=! ]", name)[0]) for name in declared} - pinned
+    assert not missing
