@@ -3,7 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from detectron2.layers import Conv2d
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+
+# How the released weights name what these modules have, below the neck's prefix.
+OFFICIAL_RENAMES: list[tuple[str, str]] = [
+    (r"^(convs|extra_convs)\.(\d+)\.conv\.", r"\1.\2."),
+    (r"^(convs|extra_convs)\.(\d+)\.gn\.", r"\1.\2.norm."),
+    (r"^p(\d+)\.", r"levels.p\1."),
+]
 
 
 class ChannelMapper(nn.Module):
@@ -85,3 +93,88 @@ class ChannelMapper(nn.Module):
             coarsest = conv(coarsest)
             levels.append(coarsest)
         return levels
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """Levels of several strides from the one map of a plain vision transformer (ViTDet, 2022).
+
+    Level l has stride 2^l. It starts from the map of stride 16, upsampled (nearest neighbour, then
+    a 3x3 convolution that halves the width) or downsampled (3x3 max pooling of stride 2, then 3x3
+    convolutions of stride 2 that keep it), and ends in a 1x1 and a 3x3 convolution of the output
+    width. A LayerNorm over the channels follows every convolution, and a GELU all but the last.
+    This differs from the paper's pyramid as the released ViT-L models do: those upsample without
+    transposed convolutions, and make their coarsest level by a convolution.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_feature: str = "last_feat",
+        in_channels: int = 1024,
+        out_channels: int = 256,
+        min_level: int = 2,
+        max_level: int = 6,
+    ):
+        """
+        Args:
+            in_feature: name of the backbone's map, which must have stride 16.
+            in_channels: its width.
+            out_channels: width C of every level.
+            min_level, max_level: the finest and coarsest level to return, log2 of their strides.
+        """
+        super().__init__()
+        if min_level > max_level:
+            raise ValueError(f"min_level={min_level} is above max_level={max_level}")
+        finest = 2 ** max(4 - min_level, 0)
+        if in_channels % finest:
+            raise ValueError(
+                f"in_channels={in_channels} cannot be halved down to level {min_level}; use a "
+                f"multiple of {finest}"
+            )
+        self.in_feature = in_feature
+        self.levels = nn.ModuleDict(
+            {
+                f"p{level}": _pyramid_level(level - 4, in_channels, out_channels)
+                for level in range(min_level, max_level + 1)
+            }
+        )
+
+    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        """
+        Args:
+            features: backbone maps by name; only `in_feature` is read, (N, channels, H, W).
+
+        Returns:
+            Maps (N, C, H_l, W_l), fine to coarse: sizes double below level 4 and halve, rounded
+            up, above it.
+        """
+        x = features[self.in_feature]
+        return [level(x) for level in self.levels.values()]
+
+
+def _pyramid_level(octaves: int, in_channels: int, out_channels: int) -> nn.Sequential:
+    """One level of the pyramid, `octaves` halvings of the size (negative: doublings) away."""
+    layers: list[nn.Module] = []
+
+    def convolve(width: int, kernel_size: int, stride: int = 1) -> None:
+        nonlocal in_channels
+        padding = kernel_size // 2
+        layers.extend(
+            [
+                nn.Conv2d(in_channels, width, kernel_size, stride, padding, bias=False),
+                LayerNorm2d(width, eps=1e-6),
+                nn.GELU(),
+            ]
+        )
+        in_channels = width
+
+    for _ in range(-octaves):
+        layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
+        convolve(in_channels // 2, 3)
+    if octaves > 0:
+        layers.append(nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
+    for _ in range(octaves - 1):
+        convolve(in_channels, 3, stride=2)
+    convolve(out_channels, 1)
+    convolve(out_channels, 3)
+    return nn.Sequential(*layers[:-1])

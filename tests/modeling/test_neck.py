@@ -1,26 +1,37 @@
-"""ChannelMapper against reference activations and numbers worked by hand."""
+"""The necks against reference activations and numbers worked by hand."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from co_detr.modeling.neck import ChannelMapper
+from co_detr.modeling.neck import OFFICIAL_RENAMES, ChannelMapper, SimpleFeaturePyramid
 
 DATA = Path(__file__).parents[1] / "data"
+
+
+def renamed(weights):
+    """The neck's part of the reference weights under our names."""
+    result = {}
+    for name, value in weights.items():
+        if not name.startswith("neck."):
+            continue
+        name = name.removeprefix("neck.")
+        for pattern, replacement in OFFICIAL_RENAMES:
+            name = re.sub(pattern, replacement, name)
+        result[name] = value
+    return result
 
 
 @pytest.fixture
 def reference():
     folder = DATA / "co_deformable_detr_tiny"
-    weights = load_file(folder / "weights.safetensors")
-    neck = {
-        name.removeprefix("neck.").replace(".conv.", ".").replace(".gn.", ".norm."): value
-        for name, value in weights.items()
-        if name.startswith("neck.")
-    }
-    return neck, load_file(folder / "inference.safetensors")
+    return (
+        renamed(load_file(folder / "weights.safetensors")),
+        load_file(folder / "inference.safetensors"),
+    )
 
 
 def test_levels_equal_the_reference(reference):
@@ -75,3 +86,68 @@ def test_there_is_no_activation():
 def test_inconsistent_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ChannelMapper(**options)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    folder = DATA / "eva_vit_tiny_features"
+    return (
+        renamed(load_file(folder / "weights.safetensors")),
+        load_file(folder / "features.safetensors"),
+    )
+
+
+@pytest.mark.parametrize("case", ["square", "odd"])
+def test_pyramid_equals_the_reference(vit, case):
+    weights, tensors = vit
+    neck = SimpleFeaturePyramid(in_channels=64, out_channels=32)
+    neck.load_state_dict(weights, strict=True)
+    levels = neck({"last_feat": tensors[f"global_any_size.{case}.backbone"], "other": None})
+    assert len(levels) == 5
+    for i, level in enumerate(levels):
+        if i == 0 and case == "square":
+            continue  # not recorded
+        expected = tensors[f"global_any_size.{case}.neck.{i}"]
+        torch.testing.assert_close(level, expected, atol=1e-4, rtol=0)
+
+
+def test_each_level_of_the_pyramid_stands_alone(vit):
+    weights, tensors = vit
+    neck = SimpleFeaturePyramid(in_channels=64, out_channels=32, min_level=3, max_level=5)
+    neck.load_state_dict({name: weights[name] for name in neck.state_dict()})
+    levels = neck({"last_feat": tensors["global_any_size.odd.backbone"]})
+    for i, level in zip((1, 2, 3), levels, strict=True):
+        expected = tensors[f"global_any_size.odd.neck.{i}"]
+        torch.testing.assert_close(level, expected, atol=1e-4, rtol=0)
+
+
+def test_further_levels_continue_both_ways():
+    neck = SimpleFeaturePyramid(in_channels=16, out_channels=8, min_level=1, max_level=7)
+    levels = neck({"last_feat": torch.randn(1, 16, 5, 6)})
+    assert [tuple(level.shape[-2:]) for level in levels] == [
+        (40, 48),
+        (20, 24),
+        (10, 12),
+        (5, 6),
+        (3, 3),
+        (2, 2),
+        (1, 1),
+    ]
+    # Every level ends in a norm over the channels: mean 0, variance 1 in each cell.
+    for level in levels:
+        torch.testing.assert_close(level.mean(1), torch.zeros_like(level[:, 0]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            level.var(1, unbiased=False), torch.ones_like(level[:, 0]), atol=1e-2, rtol=0
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_level": 5, "max_level": 4}, "min_level=5"),
+        ({"in_channels": 6, "min_level": 2}, "multiple of 4"),
+    ],
+)
+def test_impossible_pyramids_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SimpleFeaturePyramid(**options)
