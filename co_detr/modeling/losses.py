@@ -1,12 +1,13 @@
-"""The common form of a loss before its normalizer is known on all ranks."""
+"""Losses of query predictions, and the common form of a loss whose normalizer is still open."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +39,51 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     """
     if not terms:
         return {}
-    device = next(iter(terms.values())).total.device
+    totals = torch.stack([term.total for term in terms.values()])
     counts = torch.stack(
         [
-            torch.as_tensor(term.count, dtype=torch.float32, device=device).detach()
+            torch.as_tensor(term.count, dtype=torch.float32, device=totals.device).detach()
             for term in terms.values()
         ]
     )
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(counts)
         counts = counts / comm.get_world_size()
-    counts = counts.clamp(min=1)
-    return {name: term.total / count for (name, term), count in zip(terms.items(), counts)}
+    return dict(zip(terms, (totals / counts.clamp(min=1)).unbind()))
+
+
+class FocalLoss(nn.Module):
+    """Focal loss on sigmoid probabilities (RetinaNet, equation 5)."""
+
+    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0):
+        super().__init__()
+        self.alpha, self.gamma = alpha, gamma
+
+    def forward(self, logits: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
+        """Loss of every query and class.
+
+        Args:
+            logits: (..., num_classes).
+            classes: (...) labels, background = num_classes.
+            quality: (...) IoU of each prediction with its target; not used here.
+
+        Returns:
+            (..., num_classes).
+        """
+        target = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
+        return sigmoid_focal_loss(logits, target, alpha=self.alpha, gamma=self.gamma)
+
+
+class QualityFocalLoss(nn.Module):
+    """Quality focal loss (GFL, equation 2): the target of the matched class is its box's IoU."""
+
+    def __init__(self, *, beta: float = 2.0):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, logits: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
+        """As `FocalLoss.forward`."""
+        one_hot = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
+        target = one_hot * quality[..., None].to(logits.dtype)
+        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return entropy * (target - logits.sigmoid()).abs() ** self.beta

@@ -1,0 +1,151 @@
+"""Names of the released Co-DETR weights (mmdetection 2.x format) in terms of ours.
+
+The backbones of our own bring their own rows (`OFFICIAL_RENAMES` in their files); what is here is
+detectron2's ResNet and everything after the backbone.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .rename import Rename, rename
+
+RESNET = [
+    Rename(r"backbone\.conv1\.weight", r"backbone.stem.conv1.weight"),
+    Rename(r"backbone\.bn1\.num_batches_tracked", None),
+    Rename(r"backbone\.bn1\.(\w+)", r"backbone.stem.conv1.norm.\1"),
+    Rename(r"backbone\.layer\d\..*\.num_batches_tracked", None),
+    *(
+        row
+        for layer in (1, 2, 3, 4)
+        for row in (
+            Rename(
+                rf"backbone\.layer{layer}\.(\d+)\.conv(\d)\.weight",
+                rf"backbone.res{layer + 1}.\1.conv\2.weight",
+            ),
+            Rename(
+                rf"backbone\.layer{layer}\.(\d+)\.bn(\d)\.(\w+)",
+                rf"backbone.res{layer + 1}.\1.conv\2.norm.\3",
+            ),
+            Rename(
+                rf"backbone\.layer{layer}\.(\d+)\.downsample\.0\.weight",
+                rf"backbone.res{layer + 1}.\1.shortcut.weight",
+            ),
+            Rename(
+                rf"backbone\.layer{layer}\.(\d+)\.downsample\.1\.(\w+)",
+                rf"backbone.res{layer + 1}.\1.shortcut.norm.\2",
+            ),
+        )
+    ),
+]
+
+CHANNEL_MAPPER = [
+    Rename(r"neck\.(convs|extra_convs)\.(\d+)\.conv\.weight", r"neck.\1.\2.weight"),
+    Rename(r"neck\.(convs|extra_convs)\.(\d+)\.gn\.(\w+)", r"neck.\1.\2.norm.\3"),
+]
+
+_T = r"query_head\.transformer\."
+_LAYER = r"(encoder|decoder)\.layers\.(\d+)\."
+_SOURCES = "query_sources"
+
+TRANSFORMER = [
+    Rename(_T + r"level_embeds", r"encoder.level_embed"),
+    Rename(_T + r"encoder\.layers\.(\d+)\.attentions\.0\.(.+)", r"encoder.layers.\1.attention.\2"),
+    Rename(_T + r"encoder\.layers\.(\d+)\.norms\.0\.(\w+)", r"encoder.layers.\1.attention_norm.\2"),
+    Rename(_T + r"encoder\.layers\.(\d+)\.norms\.1\.(\w+)", r"encoder.layers.\1.ffn_norm.\2"),
+    Rename(
+        _T + r"decoder\.layers\.(\d+)\.attentions\.0\.attn\.(.+)",
+        r"decoder.layers.\1.self_attention.\2",
+    ),
+    Rename(
+        _T + r"decoder\.layers\.(\d+)\.attentions\.1\.(.+)", r"decoder.layers.\1.cross_attention.\2"
+    ),
+    Rename(_T + r"decoder\.layers\.(\d+)\.norms\.0\.(\w+)", r"decoder.layers.\1.self_norm.\2"),
+    Rename(_T + r"decoder\.layers\.(\d+)\.norms\.1\.(\w+)", r"decoder.layers.\1.cross_norm.\2"),
+    Rename(_T + r"decoder\.layers\.(\d+)\.norms\.2\.(\w+)", r"decoder.layers.\1.ffn_norm.\2"),
+    Rename(_T + _LAYER + r"ffns\.0\.layers\.0\.0\.(\w+)", r"\1.layers.\2.ffn.0.\3"),
+    Rename(_T + _LAYER + r"ffns\.0\.layers\.1\.(\w+)", r"\1.layers.\2.ffn.2.\3"),
+    Rename(_T + r"decoder\.ref_point_head\.(\d+)\.(\w+)", r"decoder.position_mlp.\1.\2"),
+    Rename(_T + r"decoder\.norm\.(\w+)", r"decoder.norm.\1"),
+    Rename(_T + r"enc_output\.(\w+)", r"proposals.output.\1"),
+    Rename(_T + r"enc_output_norm\.(\w+)", r"proposals.output_norm.\1"),
+    Rename(_T + r"pos_trans\.(\w+)", rf"{_SOURCES}.matching.encode.linear.\1"),
+    Rename(_T + r"pos_trans_norm\.(\w+)", rf"{_SOURCES}.matching.encode.norm.\1"),
+    Rename(_T + r"query_embed\.weight", rf"{_SOURCES}.matching.content.weight"),
+    Rename(_T + r"head_pos_embed\.weight", rf"{_SOURCES}.customized.head_position"),
+    Rename(_T + r"aux_pos_trans\.(\d+)\.(\w+)", rf"{_SOURCES}.customized.encode.\1.linear.\2"),
+    Rename(_T + r"aux_pos_trans_norm\.(\d+)\.(\w+)", rf"{_SOURCES}.customized.encode.\1.norm.\2"),
+    Rename(_T + r"pos_feats_trans\.(\d+)\.(\w+)", rf"{_SOURCES}.customized.feature_linear.\1.\2"),
+    Rename(_T + r"pos_feats_norm\.(\d+)\.(\w+)", rf"{_SOURCES}.customized.feature_norm.\1.\2"),
+    Rename(r"query_head\.query_embedding\.weight", rf"{_SOURCES}.matching.content.weight"),
+    Rename(r"query_head\.label_embedding\.weight", rf"{_SOURCES}.denoising.label_embedding.weight"),
+    Rename(r"query_head\.downsample\.0\.(\w+)", r"pyramid.extra.0.\1"),
+    Rename(r"query_head\.downsample\.1\.(\w+)", r"pyramid.extra.0.norm.\1"),
+    Rename(r"query_head\.cls_branches\.(\d+)\.(\w+)", r"decoder.class_branches.\1.\2"),
+    Rename(r"query_head\.reg_branches\.(\d+)\.(.+)", r"decoder.box_branches.\1.\2"),
+]
+
+FASTER_RCNN = [
+    Rename(r"rpn_head\.rpn_conv\.(\w+)", r"aux_heads.rcnn.rpn.conv.\1"),
+    Rename(r"rpn_head\.rpn_cls\.(\w+)", r"aux_heads.rcnn.rpn.objectness_logits.\1"),
+    Rename(r"rpn_head\.rpn_reg\.(\w+)", r"aux_heads.rcnn.rpn.anchor_deltas.\1"),
+    Rename(
+        r"roi_head\.0\.bbox_head\.shared_fcs\.(\d+)\.(\w+)", r"aux_heads.rcnn.box_head.fcs.\1.\2"
+    ),
+    Rename(
+        r"roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.conv\.(\w+)",
+        r"aux_heads.rcnn.box_head.convs.\1.\2",
+    ),
+    Rename(
+        r"roi_head\.0\.bbox_head\.shared_convs\.(\d+)\.gn\.(\w+)",
+        r"aux_heads.rcnn.box_head.convs.\1.norm.\2",
+    ),
+    Rename(r"roi_head\.0\.bbox_head\.fc_cls\.(\w+)", r"aux_heads.rcnn.box_head.cls_score.\1"),
+    Rename(r"roi_head\.0\.bbox_head\.fc_reg\.(\w+)", r"aux_heads.rcnn.box_head.bbox_pred.\1"),
+]
+
+_TOWERS = (("cls", "class"), ("reg", "box"))
+ATSS = [
+    *(
+        row
+        for theirs, ours in _TOWERS
+        for row in (
+            Rename(
+                rf"bbox_head\.0\.{theirs}_convs\.(\d+)\.conv\.(\w+)",
+                rf"aux_heads.atss.{ours}_tower.\1.\2",
+            ),
+            Rename(
+                rf"bbox_head\.0\.{theirs}_convs\.(\d+)\.gn\.(\w+)",
+                rf"aux_heads.atss.{ours}_tower.\1.norm.\2",
+            ),
+            Rename(rf"bbox_head\.0\.atss_{theirs}\.(\w+)", rf"aux_heads.atss.{ours}_predictor.\1"),
+        )
+    ),
+    Rename(r"bbox_head\.0\.atss_centerness\.(\w+)", r"aux_heads.atss.quality_predictor.\1"),
+    Rename(r"bbox_head\.0\.scales\.(\d+)\.scale", r"aux_heads.atss.scales.\1"),
+]
+
+
+def official_table(model: nn.Module) -> list[Rename]:
+    """The rows that turn released names into the names of a given `CoDETR` model."""
+    backbone = getattr(type(model.backbone), "OFFICIAL_RENAMES", RESNET)
+    neck = getattr(type(model.neck), "OFFICIAL_RENAMES", CHANNEL_MAPPER)
+    last = len(model.decoder.layers)
+    encoder_branches = [  # the release keeps the encoder's branches behind those of the decoder
+        Rename(rf"query_head\.cls_branches\.{last}\.(\w+)", r"proposals.class_branch.\1"),
+        Rename(rf"query_head\.reg_branches\.{last}\.(.+)", r"proposals.box_branch.\1"),
+    ]
+    return [*backbone, *neck, *encoder_branches, *TRANSFORMER, *FASTER_RCNN, *ATSS]
+
+
+def convert_official(source: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Rename a released state dict for `model`, strictly.
+
+    Args:
+        source: tensors under the released names.
+        model: a `CoDETR` built from the config that belongs to the release (meta device will do).
+
+    Raises:
+        ConversionError: anything is left over on either side; see `rename`.
+    """
+    return rename(source, official_table(model), model.state_dict())[0]

@@ -1,0 +1,89 @@
+"""Strict renaming of a state dict by a table of patterns."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rename:
+    """One row of a rename table.
+
+    Attributes:
+        pattern: regular expression for a whole source name.
+        target: template of the name in our model (`\\1` refers to groups); None drops the tensor.
+        transform: applied to the tensor, where its layout differs too.
+    """
+
+    pattern: str
+    target: str | None
+    transform: Callable[[Tensor], Tensor] | None = None
+
+
+class ConversionError(ValueError):
+    """A checkpoint and a model do not fit; the message lists every name that is left over."""
+
+
+def rename(
+    source: Mapping[str, Tensor], table: Iterable[Rename], model: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[tuple[str, str | None]]]:
+    """Give every source tensor the name it has in the model. The first row that matches counts.
+
+    Args:
+        source: tensors by their names in the checkpoint (meta tensors will do).
+        table: rows, most specific first.
+        model: the model's state dict, of which only names and shapes are read.
+
+    Returns:
+        the renamed tensors, and the list of (source name, our name or None if dropped).
+
+    Raises:
+        ConversionError: a source name matches no row, two rows yield one name, a name or shape is
+            not the model's, or a tensor of the model stays without a source.
+    """
+    rows = [(re.compile(row.pattern), row) for row in table]
+    converted: dict[str, Tensor] = {}
+    report: list[tuple[str, str | None]] = []
+    unknown, twice = [], []
+    for name, tensor in source.items():
+        target, transform, known = None, None, False
+        for pattern, row in rows:
+            match = pattern.fullmatch(name)
+            if match:
+                known, transform = True, row.transform
+                target = match.expand(row.target) if row.target is not None else None
+                break
+        if not known:
+            unknown.append(name)
+            continue
+        report.append((name, target))
+        if target is None:
+            continue
+        if target in converted:
+            twice.append(target)
+        converted[target] = transform(tensor) if transform is not None else tensor
+    shapes = [
+        f"{name}: checkpoint {tuple(tensor.shape)}, model {tuple(model[name].shape)}"
+        for name, tensor in converted.items()
+        if name in model and tensor.shape != model[name].shape
+    ]
+    problems = {
+        "checkpoint tensors that no rule knows": unknown,
+        "names that two checkpoint tensors claim": twice,
+        "converted tensors that the model lacks": [n for n in converted if n not in model],
+        "model tensors that the checkpoint lacks": [n for n in model if n not in converted],
+        "shapes that differ": shapes,
+    }
+    if any(problems.values()):
+        listing = "\n".join(
+            f"{title} ({len(names)}):\n  " + "\n  ".join(names)
+            for title, names in problems.items()
+            if names
+        )
+        raise ConversionError(
+            "the checkpoint does not fit the model; is this the config it was trained with?\n"
+            + listing
+        )
+    return converted, report

@@ -1,0 +1,185 @@
+"""Co-DETR: the detector as a whole.
+
+Letters: N images. See the package docstring for box frames and labels.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, detector_postprocess
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from .assignment import GroundTruth
+from .aux_heads.base import AuxHead, AuxOutput
+from .losses import LossTerm, normalize
+from .queries.group import QueryGroup
+from .transformer.encoder import EncoderMemory
+
+
+@META_ARCH_REGISTRY.register()
+class CoDETR(nn.Module):
+    """DETR with collaborative hybrid assignments training (Co-DETR, figure 4).
+
+    Args:
+        backbone: images to a dict of maps.
+        neck: that dict to a list of maps of equal channels, fine to coarse.
+        encoder: maps and padding to `EncoderMemory`.
+        proposals: memory to ranked `Proposals`; None for one-stage models.
+        pyramid: memory to the maps that auxiliary heads read; may be None without such heads.
+        query_sources: modules that make query groups; "matching" also serves inference, the others
+            only training.
+        decoder: groups and memory to predictions by group name.
+        criterion: predictions to losses.
+        postprocess: predictions of the last layer to detections.
+        aux_heads: auxiliary heads by name.
+        num_classes: for reference and for configs to point at.
+        pixel_mean, pixel_std: per channel, in the range of the input images.
+        image_format: "RGB" or "BGR", the order in which images arrive.
+        aux_losses: False switches the losses of the auxiliary heads off (paper, table 9); their
+            assignments still feed the customized queries.
+        customized_queries: False switches the customized queries off (paper, table 9).
+        mask_padding: False treats padding as image, as models trained with large-scale jittering.
+        eval_branch: whose detections inference returns: "matching", or an auxiliary head's name
+            (paper, table 11).
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        query_sources: Mapping[str, nn.Module],
+        criterion: nn.Module,
+        postprocess: nn.Module,
+        num_classes: int,
+        proposals: nn.Module | None = None,
+        pyramid: nn.Module | None = None,
+        aux_heads: Mapping[str, AuxHead] | None = None,
+        pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
+        pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
+        image_format: str = "RGB",
+        aux_losses: bool = True,
+        customized_queries: bool = True,
+        mask_padding: bool = True,
+        eval_branch: str = "matching",
+    ):
+        super().__init__()
+        aux_heads = dict(aux_heads or {})
+        query_sources = dict(query_sources)
+        if not customized_queries or not aux_heads:
+            query_sources.pop("customized", None)
+        if "matching" not in query_sources:
+            raise ValueError(f'query_sources need "matching", got {list(query_sources)}')
+        if eval_branch not in ("matching", *aux_heads):
+            raise ValueError(f'eval_branch {eval_branch!r} is none of {["matching", *aux_heads]}')
+        if aux_heads and pyramid is None:
+            raise ValueError("auxiliary heads read a pyramid: pass pyramid=EncoderPyramid(...)")
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.proposals = proposals
+        self.pyramid = pyramid if aux_heads else None
+        self.aux_heads = nn.ModuleDict(aux_heads)
+        self.query_sources = nn.ModuleDict(query_sources)
+        self.decoder = decoder
+        self.criterion = criterion
+        self.postprocess = postprocess
+        self.num_classes = num_classes
+        self.image_format = image_format
+        self.aux_losses = aux_losses
+        self.mask_padding = mask_padding
+        self.eval_branch = eval_branch
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        if not aux_losses:  # nothing trains them then, which a distributed wrapper must know
+            self.aux_heads.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses in training, detections otherwise.
+
+        Args:
+            batched_inputs: detectron2's format: "image" (3, H, W); in training "instances" with
+                `gt_boxes` and `gt_classes`; optional "height" and "width" of the output.
+
+        Returns:
+            a flat dict of weighted losses; or per image {"instances": detections}, with boxes in
+            pixels of the output.
+        """
+        images, sizes = self.preprocess(batched_inputs)
+        memory = self.encoder(self.neck(self.backbone(images)), padding_mask(images, sizes))
+        if not self.training:
+            return rescale(self.detect(memory, sizes), batched_inputs)
+
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        ground_truth = GroundTruth.from_instances(instances, sizes)
+        proposals = self.proposals(memory) if self.proposals is not None else None
+        aux = self.assist(memory, sizes, instances)
+        groups = [
+            group
+            for source in self.query_sources.values()
+            for group in source(memory, proposals, ground_truth, aux)
+        ]
+        predictions = self.decoder(groups, memory)
+        terms = self.criterion(predictions, groups, proposals, ground_truth)
+        return normalize(terms | self.aux_terms(aux))
+
+    def preprocess(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Normalize and pad to one batch: (N, 3, H, W) and each image's valid (height, width)."""
+        images = [
+            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+        ]
+        batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        sizes = batch.image_sizes
+        if not self.mask_padding:
+            sizes = [tuple(batch.tensor.shape[-2:])] * len(sizes)
+        return batch.tensor, sizes
+
+    def assist(
+        self, memory: EncoderMemory, sizes: list[tuple[int, int]], instances: list[Instances]
+    ) -> dict[str, AuxOutput]:
+        """Let every auxiliary head assign labels to its candidates."""
+        if not self.aux_heads:
+            return {}
+        maps = self.pyramid(memory)
+        return {name: head(maps, sizes, instances) for name, head in self.aux_heads.items()}
+
+    def aux_terms(self, aux: Mapping[str, AuxOutput]) -> dict[str, LossTerm]:
+        """The auxiliary heads' losses as "<head>/<loss>"."""
+        if not self.aux_losses:
+            return {}
+        return {
+            f"{name}/{loss}": term for name, out in aux.items() for loss, term in out.losses.items()
+        }
+
+    def detect(self, memory: EncoderMemory, sizes: list[tuple[int, int]]) -> list[Instances]:
+        """Detections of the branch `eval_branch`, in pixels of the model input."""
+        if self.eval_branch != "matching":
+            return self.aux_heads[self.eval_branch].inference(self.pyramid(memory), sizes)
+        proposals = self.proposals(memory) if self.proposals is not None else None
+        groups: list[QueryGroup] = self.query_sources["matching"](memory, proposals, None, {})
+        predicted = self.decoder(groups[:1], memory)["matching"]
+        return self.postprocess(predicted.logits[-1], predicted.boxes[-1], sizes)
+
+
+def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """(N, H, W) bool, True outside each image's valid (height, width)."""
+    mask = torch.ones(images.shape[0], *images.shape[-2:], dtype=torch.bool, device=images.device)
+    for image, (height, width) in zip(mask, sizes):
+        image[:height, :width] = False
+    return mask
+
+
+def rescale(detections: list[Instances], batched_inputs: list[dict]) -> list[dict]:
+    """Bring detections to the output size each input asks for, by default its own."""
+    results = []
+    for found, x in zip(detections, batched_inputs):
+        height, width = x.get("height", found.image_size[0]), x.get("width", found.image_size[1])
+        results.append({"instances": detector_postprocess(found, height, width)})
+    return results

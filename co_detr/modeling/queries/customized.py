@@ -1,0 +1,141 @@
+"""Customized positive queries: auxiliary heads' positives as queries (Co-DETR, section 3.3).
+
+Letters: N images, Q queries, C channels, K auxiliary heads.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from co_detr.ops.boxes import inverse_sigmoid, to_normalized_cxcywh
+
+from ..assignment import GroundTruth
+from ..aux_heads.base import AuxOutput
+from .group import FixedTargets, QueryGroup
+from .learned import BoxEncoding
+
+
+class CustomizedQueries(nn.Module):
+    """One group "customized/<head>" per auxiliary head, with that head's own assignment as target.
+
+    Args:
+        heads: names of the auxiliary heads, in the order of the parameters.
+        num_classes: the background label.
+        embed_dim: C.
+        max_queries: at most so many per image; where a head has more positives, a random subset.
+        min_queries: at least so many, so that no group is ever empty.
+        padding: how an image with fewer positives than the batch needs is filled up. "negatives":
+            with random negatives of the same head, whose target is background (every released
+            model). "mask": with queries that nobody sees and nothing counts (the paper's zero
+            padding; the released code for it is broken, this is what it means).
+        use_features: add the head's feature of each sample to the content (Deformable-DETR).
+        fixed_position: as in `SelectedQueries`.
+        weight: lambda_1 of equation 5.
+    """
+
+    def __init__(
+        self,
+        *,
+        heads: Sequence[str],
+        num_classes: int,
+        embed_dim: int = 256,
+        max_queries: int = 300,
+        min_queries: int = 9,
+        padding: Literal["negatives", "mask"] = "negatives",
+        use_features: bool = True,
+        fixed_position: bool = True,
+        weight: float = 1.0,
+    ):
+        super().__init__()
+        if padding not in ("negatives", "mask"):
+            raise ValueError(f'padding must be "negatives" or "mask", got {padding!r}')
+        if not 0 < min_queries <= max_queries:
+            raise ValueError(f"need 0 < min_queries <= max_queries: {min_queries}, {max_queries}")
+        self.heads = list(heads)
+        self.num_classes = num_classes
+        self.max_queries, self.min_queries = max_queries, min_queries
+        self.padding = padding
+        self.use_features = use_features
+        self.fixed_position = fixed_position
+        self.weight = weight
+        output_dim = 2 * embed_dim if fixed_position else embed_dim
+        self.encode = nn.ModuleList(BoxEncoding(embed_dim, output_dim) for _ in self.heads)
+        if fixed_position:
+            # one scalar per head, (K, 1), as the released weights store it
+            self.head_position = nn.Parameter(torch.randn(len(self.heads), 1))
+        if use_features:
+            self.feature_linear = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in heads)
+            self.feature_norm = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in heads)
+            for linear in self.feature_linear:
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, memory, proposals, ground_truth: GroundTruth, aux: Mapping[str, AuxOutput]
+    ) -> list[QueryGroup]:
+        """Turn every head's samples into a group.
+
+        Raises:
+            KeyError: a head named in `heads` gave no output.
+        """
+        # The number of queries is a shape, so it has to reach the host: one copy for all heads.
+        most = torch.stack([self._most_positives(aux[head].samples) for head in self.heads])
+        return [
+            self._group(index, head, aux[head].samples, ground_truth.scale, count)
+            for index, (head, count) in enumerate(zip(self.heads, most.tolist()))
+        ]
+
+    def _most_positives(self, samples: Sequence[Instances]) -> Tensor:
+        counts = [(s.gt_classes.ge(0) & s.gt_classes.lt(self.num_classes)).sum() for s in samples]
+        return torch.stack(counts).max().clamp(self.min_queries, self.max_queries)
+
+    def _group(
+        self, index: int, head: str, samples: Sequence[Instances], scale: Tensor, count: int
+    ) -> QueryGroup:
+        chosen, valid = self._choose(samples, count)
+        picked = [image[rows] for image, rows in zip(samples, chosen)]
+        classes = torch.stack([s.gt_classes for s in picked])
+        classes = classes.where(valid, torch.full_like(classes, self.num_classes))
+        coordinates = torch.stack([s.proposal_boxes.tensor for s in picked]).detach()
+        coordinates = to_normalized_cxcywh(coordinates, scale[:, None])
+        targets = torch.stack([s.gt_boxes.tensor for s in picked])
+        targets = to_normalized_cxcywh(targets, scale[:, None])
+
+        # boxes may leave the image; only their embedding is brought into [0, 1]
+        encoded = self.encode[index](inverse_sigmoid(coordinates, 1e-5).sigmoid())
+        position, content = None, encoded
+        if self.fixed_position:
+            position, content = encoded.chunk(2, dim=-1)
+            position = position + self.head_position[index]
+        if self.use_features:
+            features = torch.stack([s.features for s in picked])
+            content = content + self.feature_norm[index](self.feature_linear[index](features))
+        return QueryGroup(
+            name=f"customized/{head}",
+            content=content,
+            reference=coordinates,
+            targets=FixedTargets(classes, targets),
+            valid=valid,
+            position=position,
+            weight=self.weight,
+        )
+
+    def _choose(self, samples: Sequence[Instances], count: int) -> tuple[Tensor, Tensor]:
+        """Rows of `count` samples per image, positives first: indices and validity, (N, count)."""
+        classes = pad_sequence([s.gt_classes for s in samples], True, padding_value=-1)
+        classes = nn.functional.pad(classes, (0, max(0, count - classes.shape[1])), value=-1)
+        rank = random_rank(classes)
+        positive = classes.ge(0) & classes.lt(self.num_classes)
+        rank = rank + 2 * positive + 1 * (classes == self.num_classes)
+        rank, chosen = rank.topk(count, dim=1)
+        valid = rank >= (2.0 if self.padding == "mask" else 1.0)
+        return chosen.where(valid, torch.zeros_like(chosen)), valid
+
+
+def random_rank(like: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) of the shape of `like`, by which random subsets are drawn."""
+    return torch.rand(like.shape, device=like.device)

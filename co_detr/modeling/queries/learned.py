@@ -1,0 +1,87 @@
+"""Sources of the matching queries.
+
+A query source is a module with parameters; called, it returns this batch's query groups. All
+sources share the signature `source(memory, proposals, ground_truth, aux)` and read what they need.
+Letters: N images, Q queries, C channels. Boxes are normalized cxcywh.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from ..transformer.encoder import EncoderMemory
+from ..transformer.position_encoding import sine_embedding
+from ..transformer.proposals import Proposals
+from .group import HungarianTargets, QueryGroup
+
+
+class LearnedQueries(nn.Module):
+    """Queries of one-stage Deformable DETR: learned content, position and reference point."""
+
+    def __init__(self, *, num_queries: int = 300, embed_dim: int = 256):
+        super().__init__()
+        self.embedding = nn.Embedding(num_queries, 2 * embed_dim)  # position, then content
+        self.reference_points = nn.Linear(embed_dim, 2)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
+        """Return the one group "matching", the same for all images."""
+        N = memory.tokens.shape[0]
+        position, content = self.embedding.weight.expand(N, -1, -1).chunk(2, dim=-1)
+        reference = self.reference_points(position).sigmoid()
+        return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+
+
+class SelectedQueries(nn.Module):
+    """Queries that start from the best proposals (two-stage; DINO's mixed query selection, 3.4).
+
+    Args:
+        num_queries: Q; at most the number of proposals.
+        embed_dim: C.
+        mixed_selection: the content is learned and only the position comes from the proposal.
+        fixed_position: the position is computed here, once (Deformable-DETR); False leaves it to
+            the decoder, which computes it from the reference before each layer (DINO).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_queries: int = 300,
+        embed_dim: int = 256,
+        mixed_selection: bool = True,
+        fixed_position: bool = True,
+    ):
+        super().__init__()
+        if not (mixed_selection or fixed_position):
+            raise ValueError("without mixed_selection the content needs fixed_position=True")
+        self.num_queries = num_queries
+        self.content = nn.Embedding(num_queries, embed_dim) if mixed_selection else None
+        self.encode = BoxEncoding(embed_dim, 2 * embed_dim) if fixed_position else None
+
+    def forward(self, memory: EncoderMemory, proposals: Proposals, ground_truth=None, aux=None):
+        """Return the one group "matching"."""
+        reference = proposals.reference[:, : self.num_queries]
+        N, Q, _ = reference.shape
+        position = content = None
+        if self.encode is not None:
+            position, content = self.encode(reference).chunk(2, dim=-1)
+        if self.content is not None:
+            content = self.content.weight[:Q].expand(N, -1, -1)
+        return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+
+
+class BoxEncoding(nn.Module):
+    """Embed normalized boxes: sine features of cx, cy, w, h, a linear layer and a layer norm."""
+
+    def __init__(self, embed_dim: int, output_dim: int):
+        super().__init__()
+        self.num_features = embed_dim // 2
+        self.linear = nn.Linear(2 * embed_dim, output_dim)
+        self.norm = nn.LayerNorm(output_dim)
+        nn.init.xavier_uniform_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """(N, Q, 4) in [0, 1] to (N, Q, output_dim)."""
+        return self.norm(self.linear(sine_embedding(boxes * (2 * math.pi), self.num_features)))

@@ -1,0 +1,136 @@
+"""Attention and feed-forward blocks of the transformer.
+
+Letters: N images, S encoder tokens, Q queries, C channels, M attention heads, P sampling points.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from co_detr.ops.ms_deform_attn import ms_deform_attn
+
+from ..queries.group import Span
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention (Deformable DETR, equation 3) with its projections.
+
+    Args:
+        embed_dim: C.
+        num_heads: M.
+        num_levels: feature levels sampled from.
+        num_points: P, sampling points per head and level.
+    """
+
+    def __init__(
+        self, *, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4
+    ):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, samples * 2)
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start with each head looking in its own direction, point p at distance p + 1."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)
+        direction = direction / direction.abs().max(-1, keepdim=True).values
+        distance = torch.arange(1, self.num_points + 1)
+        bias = direction[:, None, None] * distance[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.expand(-1, self.num_levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        centers: Tensor,
+        offset_scale: Tensor,
+        memory: Tensor,
+        padding: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        """Sample the memory around each query's reference.
+
+        Args:
+            query: (N, Q, C), content plus position.
+            centers: (N, Q, levels, 2), (x, y) as a fraction of each padded level.
+            offset_scale: broadcastable to (N, Q, levels, 2): the length of a unit offset in the
+                same frame; one cell for reference points, half the box over P for reference boxes.
+            memory: (N, S, C) tokens to sample from.
+            padding: (N, S) bool, True where the memory is padding: its values count as zero.
+            spatial_shapes: (height, width) of each level.
+
+        Returns:
+            (N, Q, C).
+        """
+        N, Q, _ = query.shape
+        M, levels, P = self.num_heads, self.num_levels, self.num_points
+        # the mask comes after the projection so that its bias does not leak out of the padding
+        value = self.value_proj(memory).masked_fill(padding[..., None], 0.0)
+        value = value.view(N, memory.shape[1], M, -1)
+        offsets = self.sampling_offsets(query).view(N, Q, M, levels, P, 2)
+        weights = self.attention_weights(query).view(N, Q, M, levels * P).softmax(-1)
+        locations = centers[:, :, None, :, None] + offsets * offset_scale[:, :, None, :, None]
+        sampled = ms_deform_attn(value, spatial_shapes, locations, weights.view(N, Q, M, levels, P))
+        return self.output_proj(sampled)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention in which each query group sees only what its span declares.
+
+    Parameters are named as in `torch.nn.MultiheadAttention`. Scores are computed span by span, so
+    the pairs of queries that may not see each other cost nothing.
+    """
+
+    def __init__(self, *, embed_dim: int = 256, num_heads: int = 8):
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, content: Tensor, position: Tensor, spans: Sequence[Span]) -> Tensor:
+        """Attend with keys and queries content + position, values content; all (N, Q, C)."""
+        N, Q, C = content.shape
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        query_key = F.linear(content + position, weight[: 2 * C], bias[: 2 * C])
+        query, key = query_key.view(N, Q, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        value = F.linear(content, weight[2 * C :], bias[2 * C :])
+        value = value.view(N, Q, self.num_heads, -1).transpose(1, 2)
+        attended = [
+            F.scaled_dot_product_attention(
+                query[:, :, span.queries], span.keys_of(key), span.keys_of(value), span.mask
+            )
+            for span in spans
+        ]
+        return self.out_proj(torch.cat(attended, dim=2).transpose(1, 2).reshape(N, Q, C))
+
+
+class FeedForward(nn.Sequential):
+    """Linear, ReLU, Linear."""
+
+    def __init__(self, *, embed_dim: int = 256, hidden_dim: int = 2048):
+        super().__init__(
+            nn.Linear(embed_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embed_dim)
+        )
+        for layer in (self[0], self[2]):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,182 @@
+"""The deformable transformer encoder.
+
+Letters: N images, S encoder tokens (all levels, fine to coarse, row-major), C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .attention import DeformableAttention, FeedForward
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderMemory:
+    """What the encoder made of a batch.
+
+    Attributes:
+        tokens: (N, S, C).
+        padding: (N, S) bool, True = outside the image.
+        spatial_shapes: (height, width) of each level.
+        valid_cells: (N, levels, 2), valid (columns, rows) of each level.
+    """
+
+    tokens: Tensor
+    padding: Tensor
+    spatial_shapes: list[tuple[int, int]]
+    valid_cells: Tensor
+
+    @property
+    def valid_ratios(self) -> Tensor:
+        """(N, levels, 2): the valid share of each level's (width, height)."""
+        sizes = [(w, h) for h, w in self.spatial_shapes]
+        return self.valid_cells / self.valid_cells.new_tensor(sizes)
+
+    def maps(self) -> list[Tensor]:
+        """The tokens as feature maps, (N, C, H_l, W_l) each."""
+        levels = self.tokens.split([h * w for h, w in self.spatial_shapes], dim=1)
+        return [
+            level.transpose(1, 2).unflatten(2, shape)
+            for level, shape in zip(levels, self.spatial_shapes)
+        ]
+
+
+def cell_centers(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(h * w, 2): (x, y) of every cell's centre, in cells, row-major."""
+    h, w = shape
+    y, x = torch.meshgrid(
+        torch.arange(h, dtype=torch.float32, device=device) + 0.5,
+        torch.arange(w, dtype=torch.float32, device=device) + 0.5,
+        indexing="ij",
+    )
+    return torch.stack([x, y], -1).view(h * w, 2)
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, normalized afterwards."""
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        ffn_dim: int = 2048,
+    ):
+        super().__init__()
+        self.attention = DeformableAttention(
+            embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+        )
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.ffn = FeedForward(embed_dim=embed_dim, hidden_dim=ffn_dim)
+        self.ffn_norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, tokens, position, centers, offset_scale, padding, spatial_shapes) -> Tensor:
+        """Refine tokens (N, S, C); the other arguments are those of `DeformableAttention`."""
+        attended = self.attention(
+            tokens + position, centers, offset_scale, tokens, padding, spatial_shapes
+        )
+        tokens = self.attention_norm(tokens + attended)
+        return self.ffn_norm(tokens + self.ffn(tokens))
+
+
+class DeformableEncoder(nn.Module):
+    """A stack of deformable encoder layers over all levels at once.
+
+    Args:
+        position_encoding: maps padding (N, H, W) to (N, C, H, W).
+        num_layers: encoder layers.
+        num_checkpointed: so many of the first layers recompute their activations in the backward
+            pass instead of keeping them.
+    """
+
+    def __init__(
+        self,
+        *,
+        position_encoding: nn.Module,
+        embed_dim: int = 256,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        num_levels: int = 4,
+        num_points: int = 4,
+        ffn_dim: int = 2048,
+        num_checkpointed: int = 0,
+    ):
+        super().__init__()
+        self.position_encoding = position_encoding
+        self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
+        self.layers = nn.ModuleList(
+            DeformableEncoderLayer(
+                embed_dim=embed_dim,
+                num_heads=num_heads,
+                num_levels=num_levels,
+                num_points=num_points,
+                ffn_dim=ffn_dim,
+            )
+            for _ in range(num_layers)
+        )
+        self.num_checkpointed = num_checkpointed
+
+    def forward(self, features: Sequence[Tensor], padding: Tensor) -> EncoderMemory:
+        """Encode maps (N, C, H_l, W_l), fine to coarse.
+
+        Args:
+            features: the neck's maps.
+            padding: (N, H, W) bool at the resolution of the images, True outside the image.
+        """
+        if len(features) != len(self.level_embed):
+            raise ValueError(f"{len(features)} maps for an encoder of {len(self.level_embed)}")
+        shapes = [tuple(feature.shape[-2:]) for feature in features]
+        masks = [_resample(padding, shape) for shape in shapes]
+        position = torch.cat(
+            [
+                self.position_encoding(mask).flatten(2).transpose(1, 2) + embed
+                for mask, embed in zip(masks, self.level_embed)
+            ],
+            dim=1,
+        )
+        memory = EncoderMemory(
+            tokens=torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1),
+            padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
+            spatial_shapes=shapes,
+            valid_cells=torch.stack([_valid_cells(mask) for mask in masks], dim=1),
+        )
+        centers = self._references(memory)
+        sizes = centers.new_tensor([(w, h) for h, w in shapes])
+        tokens, one_cell = memory.tokens, (1 / sizes)[None, None]
+        for index, layer in enumerate(self.layers):
+            inputs = (tokens, position, centers, one_cell, memory.padding, shapes)
+            if self.training and index < self.num_checkpointed:
+                tokens = checkpoint(layer, *inputs, use_reentrant=False)
+            else:
+                tokens = layer(*inputs)
+        return EncoderMemory(tokens, memory.padding, shapes, memory.valid_cells)
+
+    @staticmethod
+    def _references(memory: EncoderMemory) -> Tensor:
+        """(N, S, levels, 2): each cell's centre as a fraction of each padded target level.
+
+        Cells in the padding come out above 1 of the valid part and are processed like any other.
+        """
+        fractions = [
+            cell_centers(shape, memory.tokens.device) / memory.valid_cells[:, None, level]
+            for level, shape in enumerate(memory.spatial_shapes)
+        ]
+        return torch.cat(fractions, dim=1)[:, :, None] * memory.valid_ratios[:, None]
+
+
+def _resample(padding: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Nearest neighbour: (N, H, W) bool to (N, *shape), cell i reads pixel floor(i * H / h)."""
+    return F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool()
+
+
+def _valid_cells(padding: Tensor) -> Tensor:
+    """(N, 2): unpadded cells in the first row and in the first column, at least one."""
+    columns = (~padding[:, 0, :]).sum(1)
+    rows = (~padding[:, :, 0]).sum(1)
+    return torch.stack([columns, rows], -1).float().clamp(min=1)

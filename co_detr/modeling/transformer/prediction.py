@@ -1,0 +1,31 @@
+"""The class and box branches that read predictions off queries or tokens."""
+
+import math
+
+from torch import nn
+
+
+def class_branch(embed_dim: int, num_classes: int, prior: float = 0.01) -> nn.Linear:
+    """Class logits; the bias starts every class at probability `prior` (focal loss paper, 4.1)."""
+    branch = nn.Linear(embed_dim, num_classes)
+    nn.init.constant_(branch.bias, -math.log((1 - prior) / prior))
+    return branch
+
+
+def box_branch(embed_dim: int, initial_size: float = 0.0) -> nn.Sequential:
+    """Three linear layers to a box correction in logit space, (x, y, w, h), zero at the start.
+
+    `initial_size` is the starting value of w and h: 0 keeps the reference box, -2 makes boxes of
+    12 % where the reference is only a point.
+    """
+    branch = nn.Sequential(
+        nn.Linear(embed_dim, embed_dim),
+        nn.ReLU(),
+        nn.Linear(embed_dim, embed_dim),
+        nn.ReLU(),
+        nn.Linear(embed_dim, 4),
+    )
+    nn.init.zeros_(branch[-1].weight)
+    nn.init.zeros_(branch[-1].bias)
+    nn.init.constant_(branch[-1].bias[2:], initial_size)
+    return branch

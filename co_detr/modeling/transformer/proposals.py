@@ -1,0 +1,97 @@
+"""Two-stage proposals: every encoder token proposes a box, the best become queries.
+
+Letters: N images, S encoder tokens, C channels. Boxes are normalized cxcywh.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .encoder import EncoderMemory, cell_centers
+from .prediction import box_branch, class_branch
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Ranked proposals, and what the loss on proposals looks at.
+
+    Attributes:
+        index: (N, num_proposals) tokens chosen, best first.
+        reference: (N, num_proposals, 4), their boxes without gradient.
+        logits: (N, T, num_classes) with T = S (class-agnostic) or num_proposals.
+        boxes: (N, T, 4), with gradient.
+        class_agnostic: whether the loss treats every object as class 0.
+    """
+
+    index: Tensor
+    reference: Tensor
+    logits: Tensor
+    boxes: Tensor
+    class_agnostic: bool
+
+
+class TwoStageProposals(nn.Module):
+    """Score and regress a box at every token (Deformable DETR, section 4.2 and appendix A.4).
+
+    Args:
+        embed_dim: C.
+        num_classes: columns of the class branch.
+        num_proposals: how many are kept.
+        class_agnostic: True (Deformable-DETR): rank by the logit of class 0 and train all tokens
+            on "object or not". False (DINO): rank by the best class and train the chosen ones on
+            real labels.
+        base_size: side of the base box on the finest level as a fraction of the image, doubled
+            from level to level.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 256,
+        num_classes: int,
+        num_proposals: int = 300,
+        class_agnostic: bool = True,
+        base_size: float = 0.05,
+    ):
+        super().__init__()
+        self.num_proposals = num_proposals
+        self.class_agnostic = class_agnostic
+        self.base_size = base_size
+        self.output = nn.Linear(embed_dim, embed_dim)
+        self.output_norm = nn.LayerNorm(embed_dim)
+        self.class_branch = class_branch(embed_dim, num_classes)
+        self.box_branch = box_branch(embed_dim)
+        nn.init.xavier_uniform_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, memory: EncoderMemory) -> Proposals:
+        base = self.base_boxes(memory)
+        invalid = base.isinf().any(-1, keepdim=True)
+        # Invalid tokens share one ordinary feature and take part in everything that follows, as
+        # in the released implementation; their box is the whole image.
+        tokens = self.output_norm(self.output(memory.tokens.masked_fill(invalid, 0.0)))
+        logits = self.class_branch(tokens)
+        boxes = (self.box_branch(tokens) + base).sigmoid()
+
+        score = logits[..., 0] if self.class_agnostic else logits.max(-1).values
+        index = score.topk(min(self.num_proposals, score.shape[1]), dim=1).indices
+        chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+        if not self.class_agnostic:
+            logits = logits.gather(1, index[..., None].expand(-1, -1, logits.shape[-1]))
+            boxes = chosen
+        return Proposals(index, chosen.detach(), logits, boxes, self.class_agnostic)
+
+    def base_boxes(self, memory: EncoderMemory) -> Tensor:
+        """(N, S, 4) in logit space: a square at each cell's centre; +inf where it is no proposal.
+
+        No proposal are tokens in the padding, and boxes of which a coordinate leaves (0.01, 0.99).
+        """
+        levels = []
+        for level, shape in enumerate(memory.spatial_shapes):
+            centers = cell_centers(shape, memory.tokens.device) / memory.valid_cells[:, None, level]
+            size = torch.full_like(centers, self.base_size * 2**level)
+            levels.append(torch.cat([centers, size], -1))
+        boxes = torch.cat(levels, dim=1)
+        inside = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~memory.padding
+        return boxes.logit().masked_fill(~inside[..., None], float("inf"))
