@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from detectron2.structures import ImageList
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from co_detr.modeling.backbone.eva import (
     EVA02_LARGE,
@@ -154,6 +155,24 @@ def test_full_size_on_the_meta_device():
     assert sum(p.numel() for p in backbone.parameters()) == expected
 
 
+def test_pretrained_weights_are_read_from_a_file(monkeypatch, tmp_path):
+    create = timm.create_model
+    size = {"embed_dim": 64, "depth": 4, "num_heads": 4}
+    monkeypatch.setattr(timm, "create_model", lambda name, **kw: create(name, **size, **kw))
+    name = "eva02_large_patch14_448"
+    torch.manual_seed(5)
+    source = timm.create_model(name, img_size=64, patch_size=16).state_dict()
+    save_file(source, tmp_path / "eva.safetensors")
+    backbone = tiny(pretrained=name, pretrained_file=tmp_path / "eva.safetensors")
+    own = backbone.state_dict()
+    for key, value in source.items():
+        if key.startswith("blocks."):
+            assert torch.equal(own[key], value), key
+    assert torch.equal(own["patch_embed.weight"], source["patch_embed.proj.weight"])
+    # Token (row 2, column 3) of the 4x4 grid, after the class token.
+    assert torch.equal(own["pos_embed"][0, 2, 3], source["pos_embed"][0, 1 + 2 * 4 + 3])
+
+
 def test_drop_path_grows_linearly():
     rates = [getattr(b.drop_path, "drop_prob", 0.0) for b in tiny(drop_path_rate=0.3).blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
@@ -224,6 +243,7 @@ def test_learning_rates_of_every_parameter_as_the_solver_sees_them():
         ({"global_blocks": (1, 4)}, "blocks 0 to 3"),
         ({"num_heads": 32}, "multiple of 4"),
         ({"size_divisibility": 24}, "size_divisibility=24"),
+        ({"pretrained_file": "eva.pth"}, "pretrained_file needs"),
     ],
 )
 def test_impossible_options_are_refused(options, message):

@@ -201,3 +201,9 @@ def test_activation_checkpointing_gives_the_same_gradients(images):
 def test_a_missing_checkpoint_is_named():
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         TimmBackbone(model_name="resnet18", checkpoint_path="nowhere.pth")
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    save_file({"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="x.safetensors fit the model"):
+        TimmBackbone(model_name="resnet18", checkpoint_path=tmp_path / "x.safetensors")

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .initial_weights import init_linear, timm_state_dict
 
 EVA02_LARGE: dict[str, Any] = {
     "embed_dim": 1024,
@@ -211,6 +214,8 @@ class EvaViT(Backbone):
         size_divisibility: int = 32,
         square_size: int = 0,
         out_feature: str = "last_feat",
+        pretrained: str | None = None,
+        pretrained_file: str | Path | None = None,
     ):
         """
         Args:
@@ -230,6 +235,10 @@ class EvaViT(Backbone):
                 multiple of the patch size.
             square_size: pad batches to squares of this side in pixels; 0 to pad as needed.
             out_feature: name of the map.
+            pretrained: initialize from the weights of this timm model, for instance
+                "eva02_large_patch14_448.mim_m38m_ft_in22k"; patch and grid size are adapted.
+            pretrained_file: read the weights of `pretrained` from this file instead of
+                downloading them.
         """
         super().__init__()
         if any(not 0 <= i < depth for i in global_blocks):
@@ -241,6 +250,8 @@ class EvaViT(Backbone):
                 f"size_divisibility={size_divisibility} and square_size={square_size} must be "
                 f"multiples of patch_size={patch_size}"
             )
+        if pretrained_file is not None and pretrained is None:
+            raise ValueError("pretrained_file needs `pretrained`, the timm model it belongs to")
         self.patch_size = patch_size
         self.rope_grid = rope_grid
         self.head_dim = embed_dim // num_heads
@@ -266,7 +277,9 @@ class EvaViT(Backbone):
         )
         self.output_norm = nn.LayerNorm(embed_dim)
         trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(_init_linear)
+        self.apply(init_linear)
+        if pretrained is not None:
+            self._load_timm(pretrained, pretrained_file)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """
@@ -315,6 +328,21 @@ class EvaViT(Backbone):
     def padding_constraints(self) -> Mapping[str, int]:
         return {"size_divisibility": self._size_divisibility, "square_size": self._square_size}
 
+    def _load_timm(self, model_name: str, file: str | Path | None) -> None:
+        """Copy the weights of a timm model; the last norm keeps its own."""
+        side = self.pos_embed.shape[1]
+        source = timm_state_dict(
+            model_name, file, img_size=side * self.patch_size, patch_size=self.patch_size
+        )
+        weights = {name: value for name, value in source.items() if name.startswith("blocks.")}
+        weights |= {
+            "pos_embed": _without_class_token(source["pos_embed"]),
+            "patch_embed.weight": source["patch_embed.proj.weight"],
+            "patch_embed.bias": source["patch_embed.proj.bias"],
+        }
+        own = {k: v for k, v in self.state_dict().items() if k.startswith("output_norm.")}
+        self.load_state_dict(weights | own)
+
     def _positions(self, height: int, width: int) -> Tensor:
         """The learned embedding of a map of this size in tokens, (1, height, width, C)."""
         grid = self.pos_embed
@@ -339,10 +367,3 @@ class EvaViT(Backbone):
             device=device,
         )
         return torch.cat([sine, cosine], dim=-1)
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
@@ -23,6 +22,8 @@ from timm.models.swin_transformer import PatchMerging, window_partition, window_
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .initial_weights import init_linear, timm_state_dict
 
 SWIN: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -342,7 +343,7 @@ class SwinTransformer(Backbone):
         self.output_norms = nn.ModuleDict(
             {name: nn.LayerNorm(self._out_feature_channels[name]) for name in self._out_features}
         )
-        self.apply(_init_linear)
+        self.apply(init_linear)
         if pretrained is not None:
             self._load_timm(pretrained, pretrained_file)
         self._freeze(freeze_at)
@@ -395,24 +396,9 @@ class SwinTransformer(Backbone):
 
     def _load_timm(self, model_name: str, file: str | Path | None) -> None:
         """Copy the weights of a timm classification model; output norms keep theirs."""
-        overlay = None
-        if file is not None:
-            if not Path(file).is_file():
-                raise FileNotFoundError(f"pretrained_file {file} is not a file")
-            weights = timm.models.load_state_dict(str(file), weights_only=True)
-            overlay = {"state_dict": weights, "custom_load": False}
-        source = timm.create_model(
-            model_name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
-        )
         # Without classifier and final norm, and without the stages that were not built here.
         unused = re.compile(rf"norm\.|head\.|layers\.[{len(self.layers)}-9]\.")
-        weights = {k: v for k, v in source.state_dict().items() if not unused.match(k)}
+        source = timm_state_dict(model_name, file)
+        weights = {k: v for k, v in source.items() if not unused.match(k)}
         own = {k: v for k, v in self.state_dict().items() if k.startswith("output_norms.")}
         self.load_state_dict(weights | own)
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

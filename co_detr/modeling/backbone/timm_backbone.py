@@ -9,8 +9,9 @@ import timm
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from timm.layers import Format, freeze_batch_norm_2d
-from timm.models import load_state_dict
 from torch import Tensor, nn
+
+from .initial_weights import check_taken, overlay_of_file
 
 
 class TimmBackbone(Backbone):
@@ -67,17 +68,15 @@ class TimmBackbone(Backbone):
 
         Raises:
             ValueError: the model has no map of stride 2^freeze_at or finer, its strides do not
-                give unique names, or `out_names` do not fit `out_indices`.
+                give unique names, `out_names` do not fit `out_indices`, or the checkpoint is of
+                another model.
         """
         super().__init__()
         overlay = dict(pretrained_cfg_overlay or {})
         if checkpoint_path is not None:
-            if not Path(checkpoint_path).is_file():
-                raise FileNotFoundError(f"checkpoint_path {checkpoint_path} is not a file")
             # timm would load a file given to `create_model` only after cutting the model into
             # features, when its names no longer fit; the overlay is applied before that.
-            weights = load_state_dict(str(checkpoint_path), weights_only=True)
-            overlay |= {"state_dict": weights, "custom_load": False}
+            overlay |= overlay_of_file(checkpoint_path)
             pretrained = True
         self.model = timm.create_model(
             model_name,
@@ -88,6 +87,8 @@ class TimmBackbone(Backbone):
             drop_path_rate=drop_path_rate,
             **(model_options or {}),
         )
+        if checkpoint_path is not None:
+            check_taken(self.model.state_dict(), overlay["state_dict"], checkpoint_path)
         if activation_checkpointing:
             _checkpointed(self.model).set_grad_checkpointing(True)
 
