@@ -1,8 +1,8 @@
 """Conversions between the two box frames of the model, and the inverse of the sigmoid.
 
 The transformer works on *normalized cxcywh* boxes: centre and size divided by the image's own valid
-width and height. `Boxes` and `Instances` hold *absolute xyxy* pixels of the model input. A box crosses
-from one frame to the other only through the two functions here.
+width and height. `Boxes` and `Instances` hold *absolute xyxy* pixels of the model input. A box
+crosses from one frame to the other only through the two functions here.
 """
 
 from torch import Tensor
@@ -32,8 +32,8 @@ def to_absolute_xyxy(boxes_cxcywh: Tensor, scale: Tensor) -> Tensor:
 
     Args:
         boxes_cxcywh: (..., 4) centre x, centre y, width, height in fractions of the image.
-        scale: (..., 4) image sizes as (w, h, w, h) in pixels, broadcast against the boxes: (N, 1, 4)
-            for boxes (N, Q, 4).
+        scale: (..., 4) image sizes as (w, h, w, h) in pixels, broadcast against the boxes, so
+            (N, 1, 4) for boxes (N, Q, 4).
 
     Returns:
         (..., 4) left, top, right, bottom in pixels.

@@ -1,7 +1,7 @@
-"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, equation 3): the sampling core.
+"""The sampling core of multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, eq. 3).
 
 `ms_deform_attn` picks the implementation: `cpu` for eager execution on a CPU, `reference` for other
-devices and wherever a graph is recorded (tracing, scripting, compiling, export).
+devices and wherever a graph is recorded (tracing, compiling, export).
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ def ms_deform_attn(
 ) -> Tensor:
     """Sum of bilinear samples of the value maps, weighted per query, head, level and point.
 
-    Cell (i, j) of an h x w map has its centre at ((j + 0.5) / w, (i + 0.5) / h). A corner of a bilinear
-    sample that lies outside its map contributes zero. Weights are used as they are (the caller applies
-    the softmax). The computation is done in float32, or in float64 if `value` is; the result has the
-    dtype of `value`. Differentiable once, in all three tensors.
+    Cell (i, j) of an h x w map has its centre at ((j + 0.5) / w, (i + 0.5) / h). A corner of a
+    bilinear sample that lies outside its map contributes zero. Weights are used as they are (the
+    caller applies the softmax). The sum is computed in float32, or in float64 if `value` is; the
+    result has the dtype of `value`. Differentiable once, in all three tensors.
 
     Args:
         value: (N, S, M, D) projected tokens of all levels, fine to coarse, row-major in each level;
@@ -42,21 +42,27 @@ def ms_deform_attn(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    if not torch.jit.is_tracing():  # sizes are tensors there, and a comparison would be recorded
+        _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     dtype = torch.promote_types(value.dtype, torch.float32)
-    implementation = ms_deform_attn_reference if _needs_reference(value) else ms_deform_attn_cpu
+    implementation = (
+        ms_deform_attn_cpu
+        if _runs_on_cpu(value) and value.numel() > 0 and attention_weights.numel() > 0
+        else ms_deform_attn_reference
+    )
     output = implementation(
         value.to(dtype), spatial_shapes, sampling_locations.to(dtype), attention_weights.to(dtype)
     )
     return output.to(value.dtype)
 
 
-def _needs_reference(value: Tensor) -> bool:
+def _runs_on_cpu(value: Tensor) -> bool:
+    """Whether `value` holds numbers in this process' memory now, and nothing records a graph."""
     return (
-        value.device.type != "cpu"
-        or torch.jit.is_scripting()
-        or torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
+        value.device.type == "cpu"
+        and type(value) in (Tensor, torch.nn.Parameter)  # not a fake or wrapped tensor
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
     )
 
 

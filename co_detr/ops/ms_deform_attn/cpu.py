@@ -1,8 +1,8 @@
 """Multi-scale deformable attention for the CPU, as a sparse matrix times the table of value rows.
 
-Every query and head is a *bag*: levels x P samples with four map cells (corners) each, which all lie
-in one table of N*S*M rows of D channels. Forward is `embedding_bag` with a weight per corner. In the
-backward pass the same weights form a sparse matrix (bags x rows): its transpose times the output
+Every query and head is a *bag*: levels * P samples with four map cells (corners) each, which all
+lie in one table of N*S*M rows of D channels. Forward is `embedding_bag` with a weight per corner. In
+the backward pass the same weights form a sparse matrix (bags x rows): its transpose times the output
 gradient is the gradient of the table, and the dot products of bags and rows at its entries are the
 gradients of the corner weights.
 
@@ -204,7 +204,7 @@ class _Bags:
 
         position = locations.new_empty(2, n, M * K)  # x and y apart: contiguous from here on
         torch.mul(locations.permute(2, 0, 1), layout.map_size, out=position).sub_(0.5)
-        low = position.floor().clamp_(min=0).minimum(layout.last_low)
+        low = position.floor().clamp_(min=0).clamp_(max=layout.last_low)
         distance = position.sub_(low) - layout.cell_offset
         hat = _hat(distance)
 

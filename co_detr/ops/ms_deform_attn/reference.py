@@ -15,10 +15,10 @@ def ms_deform_attn_reference(
 ) -> Tensor:
     """Sample each level with `grid_sample` and sum the samples with their attention weights.
 
-    Same contract as `co_detr.ops.ms_deform_attn.ms_deform_attn`, which says what the arguments mean.
+    Same contract as `co_detr.ops.ms_deform_attn.ms_deform_attn`, which explains the arguments.
     """
     N, _, M, D = value.shape
-    Q, P = sampling_locations.shape[1], sampling_locations.shape[4]
+    Q, L, P = sampling_locations.shape[1], *sampling_locations.shape[3:5]
     levels = value.split([h * w for h, w in spatial_shapes], dim=1)
     grids = 2 * sampling_locations - 1  # grid_sample puts the map's outer edges at -1 and 1
 
@@ -30,6 +30,6 @@ def ms_deform_attn_reference(
             F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         )
     sampled = torch.cat(samples, dim=-1)  # (N*M, D, Q, L*P)
-    weights = attention_weights.transpose(1, 2).reshape(N * M, 1, Q, -1)
+    weights = attention_weights.transpose(1, 2).reshape(N * M, 1, Q, L * P)
     output = (sampled * weights).sum(-1)  # (N*M, D, Q)
     return output.reshape(N, M * D, Q).transpose(1, 2)

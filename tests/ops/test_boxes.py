@@ -1,0 +1,49 @@
+import math
+
+import torch
+
+from co_detr.ops.boxes import inverse_sigmoid, to_absolute_xyxy, to_normalized_cxcywh
+
+
+def test_inverse_sigmoid_inverts_the_sigmoid():
+    logits = torch.tensor([-6.0, -1.0, 0.0, 0.5, 6.0], dtype=torch.float64)
+    torch.testing.assert_close(inverse_sigmoid(logits.sigmoid(), eps=1e-5), logits)
+
+
+def test_inverse_sigmoid_clamps_numerator_and_denominator_separately():
+    # With eps = 0.1, x = 0.05 gives log(0.1 / 0.95); clamping x itself would give log(0.1 / 0.9).
+    x = torch.tensor([-3.0, 0.0, 0.05, 0.95, 1.0, 7.0])
+    low = math.log(0.1)
+    inner = math.log(0.1 / 0.95)
+    expected = torch.tensor([low, low, inner, -inner, -low, -low])
+    torch.testing.assert_close(inverse_sigmoid(x, eps=0.1), expected)
+
+
+def test_inverse_sigmoid_gradient():
+    # d/dx log(x / (1 - x)) = 1 / (x (1 - x)); below eps only the denominator moves: 1 / (1 - x).
+    x = torch.tensor([0.25, 0.05, -1.0, 2.0], requires_grad=True)
+    inverse_sigmoid(x, eps=0.1).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([16 / 3, 1 / 0.95, 0.0, 0.0]))
+
+
+def test_boxes_change_frame_with_each_image_s_own_size():
+    # Image 0 is 200 wide and 100 high, image 1 is 40 wide and 80 high.
+    scale = torch.tensor([[200.0, 100, 200, 100], [40, 80, 40, 80]])[:, None]
+    normalized = torch.tensor([[[0.5, 0.5, 0.2, 0.4]], [[0.25, 0.75, 0.5, 0.5]]])
+    absolute = torch.tensor([[[80.0, 30, 120, 70]], [[0, 40, 20, 80]]])
+    torch.testing.assert_close(to_absolute_xyxy(normalized, scale), absolute)
+    torch.testing.assert_close(to_normalized_cxcywh(absolute, scale), normalized)
+
+
+def test_boxes_beyond_the_image_are_not_clipped():
+    scale = torch.tensor([10.0, 20, 10, 20])
+    box = torch.tensor([[0.0, 1.0, 1.0, 0.5]])
+    torch.testing.assert_close(
+        to_absolute_xyxy(box, scale), torch.tensor([[-5.0, 15.0, 5.0, 25.0]])
+    )
+
+
+def test_no_boxes():
+    scale = torch.ones(3, 1, 4)
+    assert to_absolute_xyxy(torch.zeros(3, 0, 4), scale).shape == (3, 0, 4)
+    assert to_normalized_cxcywh(torch.zeros(3, 0, 4), scale).shape == (3, 0, 4)
