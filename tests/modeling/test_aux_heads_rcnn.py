@@ -86,7 +86,7 @@ def test_losses_of_a_blank_rpn_count_one_positive_per_image_without_boxes():
         Instances((24, 24), gt_boxes=Boxes(b), gt_classes=torch.zeros(len(b), dtype=torch.long))
         for b in (moved, [])
     ]
-    _, losses = rpn([torch.randn(2, 8, 3, 3)] * 1, [(24, 24)] * 2, truth)
+    _, losses = rpn([torch.randn(2, 8, 3, 3)], [(24, 24)] * 2, truth)
     assert losses["loss_rpn_class"].total.item() == pytest.approx(8 * math.log(2), rel=1e-5)
     # Each box is an anchor moved right by a quarter of its width.
     assert losses["loss_rpn_box"].total.item() == pytest.approx(2 * 0.25, rel=1e-5)
@@ -161,7 +161,7 @@ def test_positives_take_no_more_than_their_fraction_of_the_samples():
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_losses_are_divided_by_all_samples_and_boxes_are_those_of_the_class(agnostic):
     """Uniform logits over 3 classes and background: ln 4 per sample. The box of class 1 moves the
-    proposal right by a tenth of its width, onto its target: GIoU loss 0 there, 1 / 5.5 elsewhere.
+    proposal right by a tenth of its width, onto its target: GIoU loss 0 there, 2 / 11 elsewhere.
     """
     head = make_head()
     samples = [
