@@ -1,10 +1,10 @@
 """Multi-scale deformable attention for the CPU, as a sparse matrix times the table of value rows.
 
 Every query and head is a *bag*: levels * P samples with four map cells (corners) each, which all
-lie in one table of N*S*M rows of D channels. Forward is `embedding_bag` with a weight per corner. In
-the backward pass the same weights form a sparse matrix (bags x rows): its transpose times the output
-gradient is the gradient of the table, and the dot products of bags and rows at its entries are the
-gradients of the corner weights.
+lie in one table of N*S*M rows of D channels. Forward is `embedding_bag` with a weight per corner.
+In the backward pass the same weights form a sparse matrix (bags x rows): its transpose times the
+output gradient is the gradient of the table, and the dot products of bags and rows at its entries
+are the gradients of the corner weights.
 
 No masks are needed at the borders. The weight of a cell for a sample at distance d along an axis is
 hat(d) = max(0, 1 - |d|), so we may look at the two cells *inside* the map that are nearest to the
@@ -31,7 +31,7 @@ CHUNK = 2**17
 with warnings.catch_warnings():
     # PyTorch says once per process that the layout of `_dot_products` is in beta. Say it to nobody.
     warnings.simplefilter("ignore")
-    torch.sparse_csr_tensor(torch.zeros(1), torch.zeros(0), torch.zeros(0), (0, 0))
+    torch.sparse_csr_tensor([0], [], [], (0, 0))
 
 
 def ms_deform_attn_cpu(
@@ -45,7 +45,8 @@ def ms_deform_attn_cpu(
     Same contract as `co_detr.ops.ms_deform_attn.ms_deform_attn`, which explains the arguments; all
     tensors share one dtype, float32 or float64, and none is empty.
     """
-    return _MSDeformAttn.apply(value, tuple(spatial_shapes), sampling_locations, attention_weights)
+    shapes = tuple(map(tuple, spatial_shapes))
+    return _MSDeformAttn.apply(value, shapes, sampling_locations, attention_weights)
 
 
 class _MSDeformAttn(torch.autograd.Function):
