@@ -1,0 +1,130 @@
+"""Hooks that detectron2 has too, changed so that an interrupted run continues like a whole one."""
+
+import json
+import logging
+import math
+import os
+import re
+
+import torch
+from detectron2.engine import HookBase, hooks
+
+from .checkpoint import WholeFileCheckpointer
+from .files import whole_file
+
+logger = logging.getLogger(__name__)
+
+
+class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
+    """detectron2's hook; `max_to_keep` also counts the files from before an interruption."""
+
+    def before_train(self) -> None:
+        super().before_train()
+        folder = self.checkpointer.save_dir
+        if self.trainer.start_iter == 0 or not os.path.isdir(folder):
+            return  # the files of another run are none of this one's business
+        numbered = re.compile(re.escape(self.file_prefix) + r"_(\d{7})\.pth")
+        own = [match for name in sorted(os.listdir(folder)) if (match := numbered.fullmatch(name))]
+        self.recent_checkpoints = [
+            os.path.join(folder, match[0])
+            for match in own
+            if int(match[1]) < self.trainer.start_iter
+        ]
+
+
+class BestCheckpointer(HookBase):
+    """Saves the weights with the best result of all evaluations as `<name>.pth`.
+
+    Unlike detectron2's hook of that name it leaves `last_checkpoint` alone, so that a resumed run
+    does not fall back to the best model; and it remembers the best result over interruptions, by
+    storing it beside the weights. Belongs behind the `EvalHook`, on the main process.
+
+    Args:
+        eval_period: iterations between evaluations; 0 for one at the end.
+        model: what is saved.
+        output_dir: where.
+        metric: name of the result, such as "bbox/AP".
+        mode: "max" or "min", what counts as better.
+        name: of the file.
+    """
+
+    def __init__(
+        self,
+        eval_period: int,
+        model: torch.nn.Module,
+        output_dir: str,
+        metric: str = "bbox/AP",
+        mode: str = "max",
+        name: str = "model_best",
+    ):
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        self._period = eval_period
+        self._checkpointer = WholeFileCheckpointer(model, output_dir, resumable=False)
+        self._path = os.path.join(output_dir, f"{name}.pth")
+        self._metric = metric
+        self._sign = 1 if mode == "max" else -1
+        self._name = name
+        self._best: float | None = None
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 or not os.path.isfile(self._path):
+            return
+        # mapped, not read: only two numbers of a large file are wanted
+        saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
+        if saved.get("metric") == self._metric:
+            self._best = saved["value"]
+            logger.info(f"Best {self._metric} before the interruption: {self._best:.3f}")
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
+            self._compare()
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._compare()
+
+    def _compare(self) -> None:
+        value, iteration = self.trainer.storage.latest().get(self._metric, (math.nan, None))
+        if iteration is None:
+            logger.warning(
+                f"The evaluation has no result '{self._metric}', so no best checkpoint is kept: "
+                "set train.best_checkpoint.metric to one of the results it logs"
+            )
+        if not math.isfinite(value):
+            return
+        if self._best is not None and self._sign * value <= self._sign * self._best:
+            return
+        self._best = value
+        logger.info(f"Best {self._metric} so far: {value:.3f}, after iteration {iteration}")
+        self._checkpointer.save(
+            self._name, iteration=iteration, metric=self._metric, value=float(value)
+        )
+
+
+def forget_metrics_from(path: str, start_iter: int) -> None:
+    """Remove from a metrics.json what a resumed run is about to log again.
+
+    These are the training lines from `start_iter` on, and a line that a kill left incomplete.
+
+    Args:
+        path: written by detectron2's `JSONWriter`, one object per line; may be absent.
+        start_iter: the iteration the run continues with.
+    """
+    if not os.path.isfile(path):
+        return
+    with open(path) as file:
+        lines = file.readlines()
+    kept = [line for line in lines if _is_past(line, start_iter)]
+    if len(kept) < len(lines):
+        with whole_file(path) as file:
+            file.writelines(kept)
+
+
+def _is_past(line: str, start_iter: int) -> bool:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return row["iteration"] < start_iter or "total_loss" not in row

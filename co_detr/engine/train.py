@@ -1,0 +1,255 @@
+"""From a config to a trained and evaluated model; the convention is detectron2's lazy one.
+
+model            the model, which returns a flat dict of weighted losses in training
+optimizer        an optimizer; `params.model` is filled in here
+lr_multiplier    fvcore's ParamScheduler, multiplies the learning rates
+dataloader       train, test, evaluator
+train            see configs/common/train.py
+"""
+
+import argparse
+import logging
+import os
+import secrets
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import co_detr
+from co_detr.data.dataset import check_files, check_registered
+
+from .checkpoint import WholeFileCheckpointer
+from .files import whole_file
+from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+_AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, or evaluate with `--eval-only`; the body of every process of a job.
+
+    Args:
+        args: parsed by detectron2's `default_argument_parser`.
+
+    Returns:
+        The results of the (last) evaluation, {} without an evaluator and on ranks but the first.
+    """
+    cfg = setup(args)
+    if not args.eval_only:
+        return do_train(args, cfg)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    if not cfg.train.init_checkpoint:
+        logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
+    DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
+    return do_test(cfg, model)
+
+
+def setup(args: argparse.Namespace) -> DictConfig:
+    """Load the config, start logging, seed, and check what would otherwise fail late.
+
+    Args:
+        args: parsed by detectron2's `default_argument_parser`.
+
+    Returns:
+        The config with the overrides of the command line, and a seed of at least 0.
+
+    Raises:
+        FileNotFoundError: a dataset is not where it should be; says where that is.
+        ValueError: the config contradicts itself or the machine.
+    """
+    cfg = LazyConfig.load(args.config_file)
+    cfg = LazyConfig.apply_overrides(cfg, args.opts)
+    output_dir, rank = cfg.train.output_dir, comm.get_rank()
+    setup_logger(output_dir, distributed_rank=rank, name="co_detr")
+    logger.info(f"co_detr {co_detr.__version__}, detectron2: {co_detr.detectron2_origin()}")
+    cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
+    default_setup(cfg, args)
+    amp_dtype(cfg)
+    for split in ("test",) if args.eval_only else ("train", "test"):
+        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names", default=())
+        for name in [names] if isinstance(names, str) else names:
+            check_registered(name)
+            check_files(name)
+    return cfg
+
+
+def _seed_of_run(seed: int | None, output_dir: str, resume: bool) -> int:
+    """The configured seed; where there is none, a random one, kept for when the run is resumed."""
+    if seed is not None and seed >= 0:
+        return seed
+    if comm.is_main_process():
+        path = os.path.join(output_dir, "seed.txt")
+        if resume and os.path.isfile(path):
+            with open(path) as file:
+                seed = int(file.read())
+        else:
+            seed = secrets.randbits(31)
+            with whole_file(path) as file:
+                file.write(str(seed))
+        logger.info(f"train.seed is not set: the random seed of this run is {seed}")
+    return comm.all_gather(seed)[0]
+
+
+def amp_dtype(cfg: DictConfig) -> torch.dtype | None:
+    """The reduced precision that `train.amp` asks for, or None.
+
+    Raises:
+        ValueError: no such precision, or the device is not CUDA.
+    """
+    amp = cfg.train.get("amp")
+    if not amp or not amp.enabled:
+        return None
+    name = amp.get("dtype", "float16")
+    if name not in _AMP_DTYPES:
+        raise ValueError(f"train.amp.dtype={name!r} is none of {list(_AMP_DTYPES)}")
+    if torch.device(cfg.train.device).type != "cuda":
+        raise ValueError(
+            f"train.amp.enabled needs a CUDA device, but train.device={cfg.train.device!r}: set "
+            "train.amp.enabled=False or train.device=cuda"
+        )
+    return _AMP_DTYPES[name]
+
+
+def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    """Evaluate a model on `dataloader.test` with `dataloader.evaluator`.
+
+    Returns:
+        {task: {metric: value}} on the main process; {} on others or without an evaluator.
+    """
+    if cfg.dataloader.get("evaluator") is None:
+        logger.info("dataloader.evaluator is not set: nothing is evaluated")
+        return {}
+    results = inference_on_dataset(
+        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    )
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results
+
+
+def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
+    """Train a model, from the start or, with `--resume`, from the last checkpoint.
+
+    Writes to train.output_dir: log.txt, metrics.json, TensorBoard events, model_<iteration>.pth,
+    model_final.pth, model_best.pth. A resumed run continues exactly where the last checkpoint was
+    written: weights, optimizer, schedule, random numbers and order of the data.
+
+    Args:
+        args: only `resume` is read.
+        cfg: as `setup` returns it.
+
+    Returns:
+        The results of the last evaluation, as `do_test` returns them.
+    """
+    model = instantiate(cfg.model).to(cfg.train.device)
+    logger.info(f"Model:\n{model}")
+    optimizer = build_optimizer(cfg, model)
+    trainer = Trainer(
+        wrap_for_ddp(cfg, model),
+        None,  # the loader follows when it is known where to start
+        optimizer,
+        seed=max(cfg.train.get("seed") or 0, 0),
+        clip_grad=clip_grad_params(cfg),
+        amp_dtype=amp_dtype(cfg),
+    )
+    checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    results: dict[str, Any] = {}
+
+    def evaluate() -> dict[str, Any]:
+        results.clear()
+        results.update(do_test(cfg, model))
+        return results
+
+    trainer.register_hooks(build_hooks(cfg, model, checkpointer, evaluate))
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    start_iter = 0
+    if args.resume and checkpointer.has_checkpoint():
+        start_iter = trainer.iter + 1  # the saved iteration is a finished one
+        if comm.is_main_process():
+            forget_metrics_from(os.path.join(cfg.train.output_dir, "metrics.json"), start_iter)
+    if comm.is_main_process():
+        # last, so that they see what other hooks log; and only now, as they open their files
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
+    trainer.data_loader = build_train_loader(cfg, start_iter)
+    trainer.train(start_iter, cfg.train.max_iter)
+    return results
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a config, for a model."""
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    # lists of a config (betas) arrive as its own kind of list, which no checkpoint should hold
+    for settings in (optimizer.defaults, *optimizer.param_groups):
+        for name, value in settings.items():
+            if OmegaConf.is_config(value):
+                settings[name] = tuple(OmegaConf.to_container(value))
+    return optimizer
+
+
+def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    """The model for training on several ranks, by `train.ddp`; in a single process as it is."""
+    options = dict(cfg.train.get("ddp") or {})
+    options.setdefault("find_unused_parameters", False)
+    if torch.device(cfg.train.device).type == "cpu":
+        options["device_ids"] = None
+    return create_ddp_model(model, **options)
+
+
+def clip_grad_params(cfg: DictConfig) -> dict[str, Any] | None:
+    """The arguments of `clip_grad_norm_`, or None where `train.clip_grad` is off."""
+    clip_grad = cfg.train.get("clip_grad")
+    if not clip_grad or not clip_grad.enabled:
+        return None
+    return OmegaConf.to_container(clip_grad.params)
+
+
+def build_train_loader(cfg: DictConfig, start_iter: int) -> Any:
+    """The loader of `dataloader.train`, from the batch of an iteration on."""
+    loader = cfg.dataloader.train
+    if "start_iter" in loader:
+        loader.start_iter = start_iter
+    elif start_iter > 0:
+        logger.warning(
+            "dataloader.train has no `start_iter`: the order of the data starts anew. Use "
+            "co_detr.data.build_train_loader to continue where the run was interrupted"
+        )
+    return instantiate(loader)
+
+
+def build_hooks(
+    cfg: DictConfig, model: nn.Module, checkpointer: WholeFileCheckpointer, evaluate: Any
+) -> list[hooks.HookBase]:
+    """The hooks of a training but the writers, in the order of their calls after a step.
+
+    Args:
+        cfg: the whole config.
+        model: not wrapped.
+        checkpointer: saves the state to resume from.
+        evaluate: returns results; called on every rank.
+    """
+    train = cfg.train
+    built = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
+    # saved before evaluation: whatever happens there, the training so far is safe
+    if comm.is_main_process():
+        built.append(PeriodicCheckpointer(checkpointer, **train.checkpointer))
+    built.append(hooks.EvalHook(train.eval_period, evaluate))
+    if comm.is_main_process():
+        best = train.get("best_checkpoint")
+        if best and best.enabled and cfg.dataloader.get("evaluator") is not None:
+            built.append(
+                BestCheckpointer(train.eval_period, model, train.output_dir, best.metric, best.mode)
+            )
+    return built

@@ -1,0 +1,20 @@
+"""Defaults of the section `train`: how a model is trained, apart from its schedule."""
+
+import torch
+
+train = dict(
+    output_dir="./output",
+    init_checkpoint="",  # weights to start from, or to evaluate
+    max_iter=90000,
+    seed=0,  # negative: a random one, which is kept for resuming
+    device="cuda" if torch.cuda.is_available() else "cpu",
+    cudnn_benchmark=False,  # batches differ in size too much
+    amp=dict(enabled=False, dtype="bfloat16"),  # on CUDA; or float16, with loss scaling
+    clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    # periods count iterations
+    log_period=50,
+    eval_period=5000,
+    checkpointer=dict(period=5000, max_to_keep=5),
+    best_checkpoint=dict(enabled=True, metric="bbox/AP", mode="max"),  # model_best.pth
+)

@@ -1,0 +1,295 @@
+"""Jobs from the config to the files they leave: interrupted, resumed, evaluated, distributed."""
+
+import json
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from detectron2.config import LazyConfig
+from detectron2.engine import default_argument_parser
+
+import co_detr
+from co_detr.engine import main
+
+HERE = Path(__file__).parent
+TOOL = HERE.parents[1] / "tools" / "lazyconfig_train_net.py"
+CONFIG = str(HERE / "toy_config.py")
+
+
+def arguments(output_dir, *overrides, resume=False, eval_only=False):
+    flags = ["--resume"] * resume + ["--eval-only"] * eval_only
+    words = ["--config-file", CONFIG, *flags, f"train.output_dir={output_dir}", *overrides]
+    return default_argument_parser().parse_args(words)
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers():
+    """Every job adds its log file to the loggers."""
+    loggers = [logging.getLogger(name) for name in ("co_detr", "detectron2", "fvcore")]
+    before = [(log, log.level, log.propagate, list(log.handlers)) for log in loggers]
+    yield
+    for log, level, propagate, handlers in before:
+        log.setLevel(level)
+        log.propagate = propagate
+        log.handlers[:] = handlers
+
+
+def _child(args):
+    torch.set_num_threads(1)
+    main(args)
+
+
+def in_a_process(args):
+    """Run a job in a process of its own; returns its exit code."""
+    process = mp.get_context("fork").Process(target=_child, args=(args,))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def losses(output_dir):
+    """{iteration: set of all "images loss" lines it ever wrote}, exact to the last bit."""
+    seen = {}
+    for line in (Path(output_dir) / "losses.txt").read_text().splitlines():
+        iteration, rest = line.split(" ", 1)
+        seen.setdefault(int(iteration), set()).add(rest)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The output of a run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert in_a_process(arguments(folder)) == 0
+    return folder
+
+
+def assert_same_run(folder, whole):
+    """Both runs had the same batches and losses, and ended with the same weights."""
+    assert losses(folder) == losses(whole)
+    first, second = (
+        torch.load(path / "model_final.pth", weights_only=True) for path in (folder, whole)
+    )
+    for name, weight in first["model"].items():
+        assert torch.equal(weight, second["model"][name]), name
+    steps = first["trainer"]["optimizer"], second["trainer"]["optimizer"]
+    assert steps[0]["param_groups"] == steps[1]["param_groups"]
+
+
+def test_the_whole_run_uses_every_image_and_its_losses_differ(whole):
+    seen = losses(whole)
+    assert sorted(seen) == list(range(12))
+    assert all(len(lines) == 1 for lines in seen.values())
+    lines = [next(iter(seen[i])).split() for i in range(12)]
+    assert {int(i) for _, ids, _ in lines for i in ids.split(",")} == set(range(11))
+    assert len({loss for *_, loss in lines}) == 12
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("death", ["kill_at=1", "kill_at=7", "kill_in_save=5", "kill_in_save=8"])
+def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path, whole, death, workers):
+    workers = f"dataloader.train.num_workers={workers}"
+    code = in_a_process(arguments(tmp_path, f"model.{death}", workers))
+    assert code == -signal.SIGKILL
+    assert not (tmp_path / "model_final.pth").exists()
+    assert in_a_process(arguments(tmp_path, workers, resume=True)) == 0
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path):
+    in_a_process(arguments(tmp_path, "model.kill_in_save=5"))
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert not (tmp_path / "model_0000005.pth").exists()
+
+
+def test_a_run_with_a_random_seed_resumes_with_that_seed(tmp_path):
+    overrides = ["train.seed=-1"]
+    in_a_process(arguments(tmp_path / "cut", *overrides, "model.kill_at=5"))
+    seed = (tmp_path / "cut" / "seed.txt").read_text()
+    in_a_process(arguments(tmp_path / "cut", *overrides, resume=True))
+    assert (tmp_path / "cut" / "seed.txt").read_text() == seed
+    in_a_process(arguments(tmp_path / "whole", f"train.seed={seed}"))
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_the_seed_decides_the_run(tmp_path, whole):
+    in_a_process(arguments(tmp_path, "train.seed=4"))
+    assert losses(tmp_path) != losses(whole)
+
+
+def test_only_the_newest_checkpoints_stay_also_over_an_interruption(tmp_path):
+    in_a_process(arguments(tmp_path, "model.kill_at=7"))
+    in_a_process(arguments(tmp_path, resume=True))
+    names = sorted(path.name for path in tmp_path.glob("model_0*.pth"))
+    assert names == ["model_0000008.pth", "model_0000011.pth"]
+    assert not list(tmp_path.glob(".*")), "partial files were left behind"
+
+
+def test_metrics_of_a_resumed_run_have_every_iteration_once(tmp_path, whole):
+    def iterations(folder):
+        rows = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        return [row["iteration"] for row in rows if "total_loss" in row]
+
+    in_a_process(arguments(tmp_path, "model.kill_at=8"))
+    with open(tmp_path / "metrics.json", "a") as file:
+        file.write('{"iteration": 7, "tot')  # as if killed while writing
+    in_a_process(arguments(tmp_path, resume=True))
+    assert iterations(tmp_path) == iterations(whole) == [1, 3, 5, 7, 9, 11]
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last_one(whole):
+    best = torch.load(whole / "model_best.pth", weights_only=True)
+    assert (best["metric"], best["value"], best["iteration"]) == ("bbox/AP", 30.0, 7)
+    assert (whole / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_the_best_checkpoint_is_not_what_a_run_resumes_from(tmp_path):
+    # evaluations: 30 after iteration 3 (saved as best), then the run dies
+    values = "dataloader.evaluator.values=[30.0,10.0]"
+    in_a_process(arguments(tmp_path, values, "model.kill_at=5"))
+    assert (tmp_path / "model_best.pth").exists()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+def test_the_best_result_is_remembered_over_an_interruption(tmp_path):
+    values = "dataloader.evaluator.values=[30.0,10.0]"
+    in_a_process(arguments(tmp_path, values, "model.kill_at=7"))
+    in_a_process(arguments(tmp_path, values, resume=True))
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert (best["value"], best["iteration"]) == (30.0, 3)
+
+
+def test_evaluation_runs_every_period_and_at_the_end(whole):
+    rows = [json.loads(line) for line in (whole / "metrics.json").read_text().splitlines()]
+    found = [(row["iteration"], row["bbox/AP"]) for row in rows if "bbox/AP" in row]
+    assert found == [(3, 10.0), (7, 30.0), (12, 20.0)]
+
+
+def test_the_log_begins_with_the_detectron2_in_use_and_tells_the_remaining_time(whole):
+    lines = (whole / "log.txt").read_text().splitlines()
+    assert co_detr.detectron2_origin() in lines[0]
+    assert any("eta: " in line and "toy/loss_box: " in line for line in lines)
+
+
+def test_training_writes_tensorboard_events(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole))
+    events.Reload()
+    assert {"total_loss", "toy/loss_box", "toy/accuracy", "lr", "bbox/AP"} <= set(
+        events.Tags()["scalars"]
+    )
+
+
+def test_evaluation_alone_loads_the_weights_and_returns_the_results(tmp_path, whole):
+    weights = f"train.init_checkpoint={whole}/model_final.pth"
+    results = main(arguments(tmp_path, weights, eval_only=True))
+    assert results == {"bbox": {"AP": 10.0}}
+    assert not (tmp_path / "losses.txt").exists()
+
+
+def test_training_returns_the_last_results(tmp_path):
+    assert main(arguments(tmp_path, "train.max_iter=5"))["bbox"]["AP"] == 30.0
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name_and_iteration(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"^toy/loss_box is nan at iteration=4;"):
+        main(arguments(tmp_path, "model.nan_at=4"))
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
+def test_a_run_can_do_without_evaluation(tmp_path):
+    assert main(arguments(tmp_path, "dataloader.evaluator=null", "train.max_iter=3")) == {}
+    assert not (tmp_path / "model_best.pth").exists()
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path, whole):
+    # the schedule depends on the length of the run, so the rate is held constant
+    constant = ["lr_multiplier.end_value=1.0"]
+    main(arguments(tmp_path / "parts", *constant, "train.max_iter=5"))
+    main(arguments(tmp_path / "parts", *constant, "train.max_iter=9", resume=True))
+    main(arguments(tmp_path / "whole", *constant, "train.max_iter=9"))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_reduced_precision_needs_cuda(tmp_path):
+    with pytest.raises(ValueError, match="train.amp.enabled needs a CUDA device"):
+        main(arguments(tmp_path, "train.amp.enabled=True"))
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'float8' is none of"):
+        main(arguments(tmp_path, "train.amp.enabled=True", "train.amp.dtype=float8"))
+
+
+def test_a_missing_dataset_is_reported_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="DETECTRON2_DATASETS"):
+        main(
+            arguments(
+                tmp_path / "out",
+                "+dataloader.test.dataset.names=coco_2017_val",
+                "model.lr_probe=unused",
+            )
+        )
+    assert not (tmp_path / "out" / "losses.txt").exists()
+
+
+def test_no_config_object_gets_into_a_checkpoint(whole):
+    # betas come from the config as its own kind of list; loading allows plain values only
+    state = torch.load(whole / "model_final.pth", weights_only=True)
+    assert state["trainer"]["optimizer"]["param_groups"][0]["betas"] == (0.8, 0.9)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def command(output_dir, *words):
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(TOOL.parents[1]))
+    return subprocess.run(
+        [
+            sys.executable,
+            str(TOOL),
+            "--config-file",
+            CONFIG,
+            *words,
+            f"train.output_dir={output_dir}",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_two_processes_train_on_different_images_with_equal_weights(tmp_path):
+    job = command(tmp_path, "--num-gpus", "2", "--dist-url", "auto")
+    assert job.returncode == 0, job.stderr
+    by_rank = {"0": [], "1": []}
+    for lines in losses(tmp_path).values():
+        assert len(lines) == 2
+        for line in lines:
+            rank, ids, _ = line.split()
+            by_rank[rank].append(ids)
+    assert by_rank["0"] != by_rank["1"]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    logged = {row["iteration"]: row for row in rows if "total_loss" in row}
+    assert math.isfinite(logged[11]["total_loss"])
+
+
+def test_a_killed_command_resumes(tmp_path, whole):
+    assert command(tmp_path, "model.kill_at=7").returncode == -signal.SIGKILL
+    job = command(tmp_path, "--resume")
+    assert job.returncode == 0, job.stderr
+    assert_same_run(tmp_path, whole)
+
+
+def test_the_saved_config_repeats_the_run(whole):
+    saved = LazyConfig.load(str(whole / "config.yaml"))
+    assert saved.train.max_iter == 12 and saved.train.seed == 3
