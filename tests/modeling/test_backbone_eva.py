@@ -83,17 +83,17 @@ def test_features_equal_the_reference(weights, features, case):
         ("lsj_fixed_size", "global", 8),
     ],
 )
-def test_rotary_tables_equal_the_reference(features, use, part, side):
-    table = tiny(num_heads=HEADS[use])._rotary_table(side, side, torch.device("cpu"))
+def testrotary_tables_equal_the_reference(features, use, part, side):
+    table = tiny(num_heads=HEADS[use]).rotary_table(side, side, torch.device("cpu"))
     sine, cosine = table.chunk(2, dim=-1)
     torch.testing.assert_close(sine, features[f"rope.{use}.{part}.freqs_sin"], atol=1e-6, rtol=0)
     torch.testing.assert_close(cosine, features[f"rope.{use}.{part}.freqs_cos"], atol=1e-6, rtol=0)
 
 
-def test_rotary_table_of_a_small_map_by_hand():
+def testrotary_table_of_a_small_map_by_hand():
     # A head of 8 channels: two pairs turn by row, two by column, at speeds 1 and 1/100. On a map of
     # 2x4 tokens against a grid of 16, a row is 8 units and a column 4.
-    table = tiny(embed_dim=32)._rotary_table(2, 4, torch.device("cpu"))
+    table = tiny(embed_dim=32).rotary_table(2, 4, torch.device("cpu"))
     assert table.shape == (8, 16)
     row, column = 1, 3
     angles = [row * 8, row * 8, row * 0.08, row * 0.08]

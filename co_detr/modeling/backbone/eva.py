@@ -116,7 +116,7 @@ class EvaAttention(nn.Module):
         """
         Args:
             x: tokens of a window or a whole map, (B, A, C).
-            rope: `rotary_table` of the same A tokens, (A, 2 D).
+            rope: `EvaViT.rotary_table` of the same A tokens, (A, 2 D).
 
         Returns:
             (B, A, C)
@@ -165,7 +165,7 @@ class EvaBlock(nn.Module):
         """
         Args:
             x: map, (N, H, W, C).
-            rope: `rotary_table` of a window, (window_size^2, 2 D), or of the whole map, (H W, 2 D).
+            rope: `EvaViT.rotary_table` of a window, (window_size^2, 2 D), or of the whole map, (H W, 2 D).
 
         Returns:
             (N, H, W, C)
@@ -300,8 +300,8 @@ class EvaViT(Backbone):
         x = self.patch_embed(images).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         x = x + self._positions(height, width)
-        window_rope = self._rotary_table(self.window_size, self.window_size, x.device)
-        global_rope = self._rotary_table(height, width, x.device)
+        window_rope = self.rotary_table(self.window_size, self.window_size, x.device)
+        global_rope = self.rotary_table(height, width, x.device)
         for block in self.blocks:
             rope = window_rope if block.window_size else global_rope
             if self.activation_checkpointing and self.training:
@@ -353,7 +353,7 @@ class EvaViT(Backbone):
         )
         return grid.permute(0, 2, 3, 1)
 
-    def _rotary_table(self, height: int, width: int, device: torch.device) -> Tensor:
+    def rotary_table(self, height: int, width: int, device: torch.device) -> Tensor:
         """Sines and cosines of all tokens of a map or window, (height * width, 2 D).
 
         The token in row y turns the i-th of the first D / 4 pairs of channels by
