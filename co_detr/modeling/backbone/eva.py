@@ -165,7 +165,8 @@ class EvaBlock(nn.Module):
         """
         Args:
             x: map, (N, H, W, C).
-            rope: `EvaViT.rotary_table` of a window, (window_size^2, 2 D), or of the whole map, (H W, 2 D).
+            rope: `EvaViT.rotary_table` of a window, (window_size^2, 2 D), or of the whole map,
+                (H W, 2 D).
 
         Returns:
             (N, H, W, C)
