@@ -59,7 +59,6 @@ $(READY): pyproject.toml setup.py constraints.txt
 		-e ".[digits,lvis,video,draw,dev]"
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 		--force-reinstall --no-deps opencv-python-headless
-	$(BIN)/python -c "import co_detr; print('detectron2:', co_detr.detectron2_origin())"
 	@mv $(UNFINISHED) $(READY)
 
 clean:

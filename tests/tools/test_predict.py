@@ -1,0 +1,154 @@
+"""tools/predict.py from files on disk to pictures and annotations, with a detector made for it."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bright_detector import BrightDetector
+from PIL import Image
+from pycocotools.coco import COCO
+
+ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location("predict", ROOT / "tools" / "predict.py")
+predict = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(predict)
+
+CONFIG = """
+from bright_detector import BrightDetector
+from detectron2.config import LazyCall as L
+from detectron2.data.datasets import register_coco_instances
+from detectron2.data import DatasetCatalog, DatasetMapper, transforms as T
+
+if "bright_objects" not in DatasetCatalog.list():
+    register_coco_instances("bright_objects", {}, "absent.json", "absent")
+model = L(BrightDetector)(num_classes=2)
+train = dict(device="cpu", init_checkpoint="")
+dataloader = dict(test=dict(
+    dataset=dict(names="bright_objects"),
+    mapper=L(DatasetMapper)(
+        is_train=False,
+        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=40, max_size=200)],
+        image_format="RGB",
+    ),
+))
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two dark pictures with a white rectangle, 20 rows by 30 columns at (10, 8) and (4, 2)."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, (x, y) in {"a.png": (10, 8), "b.jpg": (4, 2)}.items():
+        pixels = np.zeros((50, 80, 3), dtype=np.uint8)
+        pixels[y : y + 20, x : x + 30] = 255
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the tool on inputs; returns the exit code and the folder with the results."""
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG)
+    model = BrightDetector()
+    model.score.data.fill_(0.75)
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+
+    def run(*inputs, options=(), weights=f"train.init_checkpoint={tmp_path}/model.pth"):
+        argv = ["--config-file", str(config), "--input", *map(str, inputs)]
+        argv += ["--output", str(tmp_path / "out"), *options, weights]
+        return predict.main(argv), tmp_path / "out"
+
+    return run
+
+
+def _predictions(out):
+    return json.loads((out / "predictions.json").read_text())
+
+
+def test_boxes_come_back_in_pixels_of_the_picture(run, pictures):
+    code, out = run(pictures / "a.png")
+    assert code == 0
+    (found,) = _predictions(out)["annotations"]
+    assert found["bbox"] == pytest.approx([10, 8, 30, 20], abs=1.3)  # seen at 40/50 of its size
+    assert (found["score"], found["category_id"], found["image_id"]) == (0.75, 1, 1)
+
+
+def test_the_weights_of_the_checkpoint_are_used(run, pictures, tmp_path):
+    model = BrightDetector()
+    model.score.data.fill_(0.625)
+    torch.save({"model": model.state_dict()}, tmp_path / "other.pth")
+    _, out = run(pictures, weights=f"train.init_checkpoint={tmp_path}/other.pth")
+    assert {a["score"] for a in _predictions(out)["annotations"]} == {0.625}
+
+
+def test_threshold_is_inclusive_and_applies_to_each_detection(run, pictures):
+    for threshold, expected in (("0.05", 4), ("0.75", 2), ("0.76", 0)):
+        _, out = run(pictures, options=["--confidence-threshold", threshold])
+        assert len(_predictions(out)["annotations"]) == expected
+
+
+def test_the_json_is_a_coco_file(run, pictures):
+    _, out = run(pictures)
+    coco = COCO(str(out / "predictions.json"))
+    assert [Path(image["file_name"]).name for image in coco.imgs.values()] == ["a.png", "b.jpg"]
+    assert {(image["height"], image["width"]) for image in coco.imgs.values()} == {(50, 80)}
+    assert len(coco.getAnnIds()) == 2
+    assert coco.cats[1]["name"] == "class 1"  # this dataset has no names to offer
+
+
+def test_pictures_are_drawn_on(run, pictures):
+    _, out = run(pictures)
+    for name in ("a.png", "b.jpg"):
+        drawn = np.asarray(Image.open(out / name).convert("RGB"), dtype=int)
+        factor = drawn.shape[0] // 50
+        assert drawn.shape == (50 * factor, 80 * factor, 3) and drawn.shape[0] >= 384
+        colourful = np.ptp(drawn, axis=2) > 60
+        assert colourful.any()
+        assert not colourful[-5 * factor :, -5 * factor :].any()
+
+
+def test_broken_pictures_are_counted_and_left_out(run, pictures, capsys):
+    (pictures / "c.png").write_bytes(b"no picture")
+    code, out = run(pictures)
+    assert code == 0
+    assert len(_predictions(out)["images"]) == 2
+    assert "1 could not be read" in capsys.readouterr().out
+
+
+def test_nothing_readable_is_a_failure(run, tmp_path):
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    assert run(tmp_path / "c.png")[0] == 1
+
+
+def test_weights_are_required(run, pictures):
+    with pytest.raises(ValueError, match="train.init_checkpoint="):
+        run(pictures, weights="train.device=cpu")
+
+
+def test_files_folders_and_patterns_are_found_once(pictures, tmp_path):
+    (pictures / "notes.txt").touch()
+    both = [pictures / "a.png", pictures / "b.jpg"]
+    assert predict.find_images([str(pictures)]) == both
+    assert predict.find_images([str(pictures / "*.jpg"), str(pictures)]) == both[::-1]
+    for nothing in (str(tmp_path), str(pictures / "*.gif"), "train.init_checkpoint=x"):
+        with pytest.raises(FileNotFoundError, match=nothing.replace("*", r"\*")):
+            predict.find_images([nothing])
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(run, pictures, tmp_path):
+    other = tmp_path / "more"
+    other.mkdir()
+    (other / "a.png").write_bytes((pictures / "a.png").read_bytes())
+    _, out = run(pictures / "a.png", other)
+    assert (out / "a.png").is_file() and (out / "a_2.png").is_file()
+
+
+def test_threshold_outside_of_0_to_1_is_refused(run, pictures, capsys):
+    with pytest.raises(SystemExit):
+        run(pictures, options=["--confidence-threshold", "50"])
+    assert "50.0 is not between 0 and 1" in capsys.readouterr().err

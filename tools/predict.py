@@ -1,0 +1,254 @@
+#!/usr/bin/env python
+"""Detects objects in pictures, draws them, and writes them as COCO-style annotations.
+
+    python tools/predict.py --config-file configs/co_deformable_detr/<...>.py \\
+        --input photo.jpg folder/ "shots/*.png" --output out/ train.init_checkpoint=weights.pth
+
+Into the output folder go one picture per picture and `predictions.json`, which pycocotools and
+labelling tools read: `images`, `categories` and `annotations`, each with a `score`. Pictures that
+cannot be read are counted and left out.
+"""
+
+import co_detr  # noqa: F401  makes `detectron2` importable
+
+# isort: split
+import argparse
+import glob
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+from PIL import Image
+from tqdm import tqdm
+
+from co_detr import model_zoo
+
+logger = logging.getLogger("co_detr.predict")
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+# Smaller pictures are enlarged before drawing: labels would not be legible on them.
+MIN_DRAWN_SIDE = 384
+
+
+def find_images(inputs: list[str]) -> list[Path]:
+    """The picture files that files, folders and glob patterns stand for, each once.
+
+    Raises FileNotFoundError if one of them stands for nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            paths = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            nothing = f"no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in the folder {name}"
+        elif path.is_file():
+            paths, nothing = [path], ""
+        else:
+            paths = [Path(p) for p in sorted(glob.glob(name, recursive=True)) if Path(p).is_file()]
+            nothing = f"no file, folder or pattern with matches: {name}"
+            if "=" in name:
+                nothing += " (overrides of the config go last, after another option)"
+        if not paths:
+            raise FileNotFoundError(nothing)
+        found.update(dict.fromkeys(paths))
+    return list(found)
+
+
+class Predictor:
+    """A config's model with its weights, and the preprocessing of its test data.
+
+    Args:
+        cfg: a config with `model`, `dataloader.test` and `train.init_checkpoint`.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        if not cfg.train.init_checkpoint:
+            raise ValueError(
+                "there are no weights to predict with: add train.init_checkpoint=/path/to/model.pth"
+            )
+        self.device = torch.device(cfg.train.device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            logger.warning("no CUDA device: predicting on the CPU")
+            self.device = torch.device("cpu")
+        mapper = cfg.dataloader.test.mapper
+        self.augmentations = T.AugmentationList(list(instantiate(mapper.augmentations)))
+        self.image_format = mapper.image_format
+        self.model = instantiate(cfg.model).to(self.device).eval()
+        DetectionCheckpointer(self.model).load(cfg.train.init_checkpoint)
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> Instances:
+        """Detect in a picture (H, W, 3), uint8 RGB; boxes are in its pixels, on the CPU."""
+        height, width = image.shape[:2]
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
+        aug_input = T.AugInput(image)
+        self.augmentations(aug_input)
+        pixels = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+        example = {"image": pixels.to(self.device), "height": height, "width": width}
+        return self.model([example])[0]["instances"].to("cpu")
+
+
+def load_categories(cfg: DictConfig) -> list[dict]:
+    """Ids and names of the classes 0, 1, ... of the dataset that the config is evaluated on.
+
+    A dataset of one's own gets its names from its annotation file; where that is missing, too,
+    classes are numbered.
+    """
+    names = cfg.dataloader.test.dataset.names
+    metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
+    if metadata.get("thing_classes") is not None:
+        ids = metadata.get("thing_dataset_id_to_contiguous_id")
+        ids = sorted(ids, key=ids.get) if ids else range(len(metadata.thing_classes))
+        return [{"id": i, "name": name} for i, name in zip(ids, metadata.thing_classes)]
+    json_file = metadata.get("json_file")
+    if json_file is not None and os.path.isfile(json_file):
+        with open(json_file) as file:
+            categories = json.load(file)["categories"]
+        return [
+            {"id": category["id"], "name": category["name"]}
+            for category in sorted(categories, key=lambda category: category["id"])
+        ]
+    logger.warning("the names of the classes are not known: they are numbered")
+    return [{"id": i, "name": f"class {i}"} for i in range(cfg.model.num_classes)]
+
+
+def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarray:
+    """The picture (H, W, 3) uint8 RGB with boxes, labels and scores; small pictures enlarged."""
+    try:
+        import supervision
+    except ImportError as error:
+        raise ImportError("drawing needs supervision: pip install supervision") from error
+    factor = -(-MIN_DRAWN_SIDE // min(image.shape[:2])) if min(image.shape[:2]) > 0 else 1
+    height, width = image.shape[0] * factor, image.shape[1] * factor
+    canvas = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
+    detections = supervision.Detections(
+        xyxy=instances.pred_boxes.tensor.numpy() * factor,
+        confidence=instances.scores.numpy(),
+        class_id=instances.pred_classes.numpy(),
+    )
+    labels = [f"{names[c]} {s:.2f}" for c, s in zip(detections.class_id, detections.confidence)]
+    thickness = supervision.calculate_optimal_line_thickness((width, height))
+    text_scale = max(supervision.calculate_optimal_text_scale((width, height)), 0.4)
+    boxes = supervision.BoxAnnotator(thickness=thickness)
+    texts = supervision.LabelAnnotator(text_scale=text_scale, text_padding=3)
+    # supervision draws in BGR; annotators want memory of their own
+    scene = boxes.annotate(np.ascontiguousarray(canvas[:, :, ::-1]), detections)
+    return texts.annotate(scene, detections, labels=labels)[:, :, ::-1]
+
+
+def to_annotations(instances: Instances, image_id: int, categories: list[dict]) -> list[dict]:
+    """Detections as COCO annotations (bbox: x, y, width, height in pixels) with a score."""
+    annotations = []
+    for box, score, label in zip(
+        instances.pred_boxes.tensor.tolist(),
+        instances.scores.tolist(),
+        instances.pred_classes.tolist(),
+    ):
+        width, height = box[2] - box[0], box[3] - box[1]
+        annotations.append(
+            {
+                "image_id": image_id,
+                "category_id": categories[label]["id"],
+                "bbox": [round(v, 2) for v in (box[0], box[1], width, height)],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+                "score": round(score, 5),
+            }
+        )
+    return annotations
+
+
+def output_path(folder: Path, path: Path, taken: set[Path]) -> Path:
+    """Where to draw a picture: under its own name, numbered if another folder has one like it."""
+    suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
+    candidate, number = folder / f"{path.stem}{suffix}", 2
+    while candidate in taken:
+        candidate, number = folder / f"{path.stem}_{number}{suffix}", number + 1
+    taken.add(candidate)
+    return candidate
+
+
+def predict(
+    predictor: Predictor, paths: list[Path], categories: list[dict], output: Path, threshold: float
+) -> tuple[int, int]:
+    """Predict on picture files and write the results; returns how many were and were not read."""
+    output.mkdir(parents=True, exist_ok=True)
+    names = [category["name"] for category in categories]
+    images: list[dict] = []
+    annotations: list[dict] = []
+    unreadable = 0
+    taken: set[Path] = set()
+    for path in tqdm(paths, unit="image"):
+        try:
+            image = read_image(str(path), format="RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            unreadable += 1
+            logger.warning(f"skipped {path}: {error}")
+            continue
+        instances = predictor(image)
+        instances = instances[instances.scores >= threshold]
+        drawn = output_path(output, path, taken)
+        Image.fromarray(draw(image, instances, names)).save(drawn)
+        height, width = image.shape[:2]
+        image_id = len(images) + 1
+        images.append({"id": image_id, "file_name": str(path), "height": height, "width": width})
+        for annotation in to_annotations(instances, image_id, categories):
+            annotations.append({"id": len(annotations) + 1, **annotation})
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    with open(output / "predictions.json", "w") as file:
+        json.dump(content, file, indent=1)
+    return len(images), unreadable
+
+
+def load_config(name: str, overrides: list[str]) -> DictConfig:
+    """A config from a file or, where there is none, by its name in the model zoo."""
+    cfg = LazyConfig.load(name) if os.path.isfile(name) else model_zoo.get_config(name)
+    return LazyConfig.apply_overrides(cfg, overrides)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="a file, or a name of the model zoo")
+    parser.add_argument("--input", nargs="+", required=True, help="pictures, folders, patterns")
+    parser.add_argument("--output", type=Path, default=Path("output/predictions"), help="a folder")
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.5, help="least score, 0 to 1; %(default)s"
+    )
+    parser.add_argument("opts", nargs="*", help="overrides of the config, key=value")
+    args = parser.parse_args(argv)
+    if not 0 <= args.confidence_threshold <= 1:
+        parser.error(f"--confidence-threshold {args.confidence_threshold} is not between 0 and 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; returns its exit code, 1 if no picture could be read."""
+    args = parse_args(argv)
+    setup_logger(name="co_detr")
+    setup_logger(name="fvcore")
+    paths = find_images(args.input)
+    cfg = load_config(args.config_file, args.opts)
+    categories = load_categories(cfg)
+    predictor = Predictor(cfg)
+    read, unreadable = predict(predictor, paths, categories, args.output, args.confidence_threshold)
+    logger.info(f"{read} pictures in {args.output}, {unreadable} could not be read")
+    return 0 if read else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
