@@ -6,6 +6,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from co_detr.ops.boxes import to_absolute_xyxy
+from co_detr.ops.soft_nms import Suppression
 
 
 class TopKDetections(nn.Module):
@@ -13,11 +14,14 @@ class TopKDetections(nn.Module):
 
     Args:
         max_detections: kept per image.
+        suppression: applied to the best Q pairs, before the best `max_detections` are kept.
+            DETR's matching makes it dispensable; the released Co-DINO models gain from `SoftNMS`.
     """
 
-    def __init__(self, *, max_detections: int = 100):
+    def __init__(self, *, max_detections: int = 100, suppression: Suppression | None = None):
         super().__init__()
         self.max_detections = max_detections
+        self.suppression = suppression
 
     def forward(
         self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]
@@ -33,17 +37,24 @@ class TopKDetections(nn.Module):
             per image `pred_boxes` (absolute XYXY in the model input, clipped), `scores`,
             `pred_classes`, best first.
         """
-        num_classes = logits.shape[-1]
+        Q, num_classes = logits.shape[1:]
         scores = logits.float().sigmoid().flatten(1)
-        scores, index = scores.topk(min(self.max_detections, scores.shape[1]), dim=1)
+        candidates = self.max_detections if self.suppression is None else Q
+        scores, index = scores.topk(min(candidates, scores.shape[1]), dim=1)
         detections = []
         for image, (height, width) in enumerate(image_sizes):
             chosen = boxes[image, index[image] // num_classes].float()
             scale = chosen.new_tensor([width, height, width, height])
-            result = Instances((height, width))
-            result.pred_boxes = Boxes(to_absolute_xyxy(chosen, scale))
-            result.pred_boxes.clip((height, width))
-            result.scores = scores[image]
-            result.pred_classes = index[image] % num_classes
-            detections.append(result)
+            found = Instances((height, width))
+            found.pred_boxes = Boxes(to_absolute_xyxy(chosen, scale))
+            found.pred_boxes.clip((height, width))
+            found.scores = scores[image]
+            found.pred_classes = index[image] % num_classes
+            if self.suppression is not None:
+                kept, lowered = self.suppression(
+                    found.pred_boxes.tensor, found.scores, found.pred_classes
+                )
+                found = found[kept]
+                found.scores = lowered
+            detections.append(found[: self.max_detections])
         return detections

@@ -5,6 +5,7 @@ width and height. `Boxes` and `Instances` hold *absolute xyxy* pixels of the mod
 crosses from one frame to the other only through the two functions here.
 """
 
+import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
@@ -52,3 +53,14 @@ def to_normalized_cxcywh(boxes_xyxy: Tensor, scale: Tensor) -> Tensor:
         (..., 4) centre x, centre y, width, height in fractions of the image.
     """
     return box_convert(boxes_xyxy / scale, "xyxy", "cxcywh")
+
+
+def broadcast_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of xyxy boxes (..., 4) that are paired by broadcasting; 0 where neither has an area.
+
+    The union counts as at least 1e-6 square units: boxes in pixels are meant.
+    """
+    overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    intersection = overlap.clamp(min=0).prod(dim=-1)
+    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(dim=-1) for x in (a, b))
+    return intersection / (area_a + area_b - intersection).clamp(min=1e-6)

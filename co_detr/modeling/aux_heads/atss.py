@@ -6,6 +6,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
+from co_detr.ops.boxes import broadcast_iou
+
 from ..losses import LossTerm
 from .base import gather_ground_truth
 from .dense import DenseHead, DensePredictions, DenseTargets
@@ -51,7 +53,7 @@ def atss_match(
     candidates = torch.cat(candidates, dim=1)
 
     boxes = torch.cat(anchors)[candidates]
-    iou = _broadcast_iou(truth[:, None], boxes)
+    iou = broadcast_iou(truth[:, None], boxes)
     count = usable.sum(dim=1, keepdim=True)
     mean = (iou * usable).sum(dim=1, keepdim=True) / count.clamp(min=1)
     variance = ((iou - mean).square() * usable).sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
@@ -141,11 +143,3 @@ class ATSSHead(DenseHead):
             "loss_box": LossTerm(self.box_loss_weight * box_loss, quality.sum()),
             "loss_centerness": LossTerm(self.quality_loss_weight * centerness_loss, num_positive),
         }
-
-
-def _broadcast_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes (..., 4), XYXY, paired by broadcasting; 0 where neither has an area."""
-    overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    intersection = overlap.clamp(min=0).prod(dim=-1)
-    area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(dim=-1) for x in (a, b))
-    return intersection / (area_a + area_b - intersection).clamp(min=1e-6)

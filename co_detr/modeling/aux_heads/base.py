@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+
+from co_detr.ops.soft_nms import Suppression
 
 from ..losses import LossTerm
 
@@ -84,7 +85,7 @@ def keep_best_detections(
     classes: Tensor,
     image_size: tuple[int, int],
     *,
-    nms_threshold: float,
+    suppression: Suppression,
     limit: int,
 ) -> Instances:
     """Suppress duplicates within each class and keep the best.
@@ -92,13 +93,14 @@ def keep_best_detections(
     Args:
         boxes, scores, classes: (n, 4) absolute XYXY, clipped; (n,); (n,); of one image.
         image_size: (height, width).
-        nms_threshold: the lower-scored one of two boxes of a class with a higher IoU is dropped.
+        suppression: drops duplicates or lowers their scores.
         limit: largest number of detections.
 
     Returns:
         Detections as described at `AuxHead.inference`.
     """
-    kept = batched_nms(boxes, scores, classes, nms_threshold)[:limit]
+    kept, scores = suppression(boxes, scores, classes)
+    kept, scores = kept[:limit], scores[:limit]
     return Instances(
-        image_size, pred_boxes=Boxes(boxes[kept]), scores=scores[kept], pred_classes=classes[kept]
+        image_size, pred_boxes=Boxes(boxes[kept]), scores=scores, pred_classes=classes[kept]
     )

@@ -4,6 +4,7 @@ Axes here: N images, A anchors of all levels (fine to coarse, row-major cells, t
 cell), C channels. A head is this class plus a rule that labels anchors and the losses that follow.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
+
+from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import LossTerm
 from .anchors import PyramidAnchors
@@ -70,6 +73,7 @@ class DenseHead(AuxHead):
         score_threshold: detections need a higher class score.
         candidates_per_level: most (anchor, class) pairs of a level that are decoded.
         nms_threshold: IoU above which the lower-scored box of a class is dropped.
+        suppression: replaces the NMS of `nms_threshold`, for example by `SoftNMS`.
         detections_per_image: most detections.
         sample_features: whether samples carry `features`. Queries built from coordinates alone
             (Co-DINO) do not need them.
@@ -103,6 +107,7 @@ class DenseHead(AuxHead):
         score_threshold: float = 0.0,
         candidates_per_level: int = 1000,
         nms_threshold: float = 0.6,
+        suppression: Suppression | None = None,
         detections_per_image: int = 100,
         sample_features: bool = True,
         regression_dim: int = 4,
@@ -118,7 +123,7 @@ class DenseHead(AuxHead):
         self.quality_loss_weight = loss_weight * quality_loss_weight
         self.score_threshold = score_threshold
         self.candidates_per_level = candidates_per_level
-        self.nms_threshold = nms_threshold
+        self.suppression = suppression if suppression is not None else NMS(nms_threshold)
         self.detections_per_image = detections_per_image
         self.sample_features = sample_features
         self.regression_dim = regression_dim
@@ -149,8 +154,8 @@ class DenseHead(AuxHead):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        prior = torch.tensor(prior_probability)
-        nn.init.constant_(self.class_predictor.bias, torch.logit(prior).item())
+        prior_logit = math.log(prior_probability / (1 - prior_probability))
+        nn.init.constant_(self.class_predictor.bias, prior_logit)
 
     # ------------------------------------------------------------ what a head must say
 
@@ -296,7 +301,7 @@ class DenseHead(AuxHead):
                     s[keep],
                     c[keep],
                     tuple(size),
-                    nms_threshold=self.nms_threshold,
+                    suppression=self.suppression,
                     limit=self.detections_per_image,
                 )
             )

@@ -8,14 +8,16 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
+from co_detr.ops.soft_nms import NMS, Suppression
+
 from ..losses import LossTerm
 from .base import AuxHead, AuxOutput, gather_ground_truth, keep_best_detections
+from .roi_pooler import PyramidPooler
 from .rpn import RPN
 
 
@@ -55,11 +57,9 @@ class BoxHead(nn.Module):
         self.num_classes = num_classes
         self.num_box_classes = 1 if class_agnostic_boxes else num_classes
         self.num_levels = len(strides)
-        self.pooler = ROIPooler(
+        self.pooler = PyramidPooler(
             output_size=resolution,
             scales=[1 / stride for stride in strides],
-            sampling_ratio=0,
-            pooler_type="ROIAlignV2",
             # Level floor(log2(size / finest_scale)): a box of this size is on the first level.
             canonical_box_size=finest_scale,
             canonical_level=int(math.log2(strides[0])),
@@ -129,6 +129,7 @@ class FasterRCNNHead(AuxHead):
         class_loss_weight, box_loss_weight: of the RoI head's losses, times `loss_weight`.
         score_threshold: detections need a higher class score.
         nms_threshold: IoU above which the lower-scored box of a class is dropped.
+        suppression: replaces the NMS of `nms_threshold`, for example by `SoftNMS`.
         detections_per_image: most detections.
         sample_features: whether samples carry `features`, the RoI feature averaged over its bins.
             Queries built from coordinates alone (Co-DINO) do not need them.
@@ -148,6 +149,7 @@ class FasterRCNNHead(AuxHead):
         box_loss_weight: float = 10.0,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.5,
+        suppression: Suppression | None = None,
         detections_per_image: int = 100,
         sample_features: bool = True,
     ):
@@ -163,7 +165,7 @@ class FasterRCNNHead(AuxHead):
         self.class_loss_weight = class_loss_weight
         self.box_loss_weight = box_loss_weight
         self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
+        self.suppression = suppression if suppression is not None else NMS(nms_threshold)
         self.detections_per_image = detections_per_image
         self.sample_features = sample_features
 
@@ -252,7 +254,7 @@ class FasterRCNNHead(AuxHead):
                     s[roi, classes],
                     classes,
                     tuple(size),
-                    nms_threshold=self.nms_threshold,
+                    suppression=self.suppression,
                     limit=self.detections_per_image,
                 )
             )
