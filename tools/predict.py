@@ -38,8 +38,9 @@ from co_detr import model_zoo
 logger = logging.getLogger("co_detr.predict")
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-# Smaller pictures are enlarged before drawing: labels would not be legible on them.
-MIN_DRAWN_SIDE = 384
+# Smaller pictures are enlarged before drawing, since labels would not be legible on them: to this
+# shorter side, unless the longer one gets too long.
+MIN_DRAWN_SIDE, MAX_DRAWN_SIDE = 384, 2048
 
 
 def find_images(inputs: list[str]) -> list[Path]:
@@ -131,8 +132,10 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
         import supervision
     except ImportError as error:
         raise ImportError("drawing needs supervision: pip install supervision") from error
-    factor = -(-MIN_DRAWN_SIDE // min(image.shape[:2])) if min(image.shape[:2]) > 0 else 1
-    height, width = image.shape[0] * factor, image.shape[1] * factor
+    height, width = image.shape[:2]
+    wanted = -(-MIN_DRAWN_SIDE // min(height, width))
+    factor = max(1, min(wanted, MAX_DRAWN_SIDE // max(height, width)))
+    height, width = height * factor, width * factor
     canvas = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
     detections = supervision.Detections(
         xyxy=instances.pred_boxes.tensor.numpy() * factor,
@@ -143,7 +146,9 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     thickness = supervision.calculate_optimal_line_thickness((width, height))
     text_scale = max(supervision.calculate_optimal_text_scale((width, height)), 0.4)
     boxes = supervision.BoxAnnotator(thickness=thickness)
-    texts = supervision.LabelAnnotator(text_scale=text_scale, text_padding=3)
+    texts = supervision.LabelAnnotator(
+        text_scale=text_scale, text_padding=3, smart_position=True  # labels stay in the picture
+    )
     # supervision draws in BGR; annotators want memory of their own
     scene = boxes.annotate(np.ascontiguousarray(canvas[:, :, ::-1]), detections)
     return texts.annotate(scene, detections, labels=labels)[:, :, ::-1]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bright_detector import BrightDetector
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -110,6 +111,17 @@ def test_pictures_are_drawn_on(run, pictures):
         colourful = np.ptp(drawn, axis=2) > 60
         assert colourful.any()
         assert not colourful[-5 * factor :, -5 * factor :].any()
+
+
+@pytest.mark.parametrize(
+    "size, drawn",
+    [((10, 10), (390, 390)), ((1, 2000), (1, 2000)), ((500, 600), (500, 600))],
+)
+def test_small_pictures_are_enlarged_within_bounds(size, drawn):
+    nothing = Instances(
+        size, pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0), pred_classes=torch.ones(0)
+    )
+    assert predict.draw(np.zeros((*size, 3), np.uint8), nothing, ["a"]).shape[:2] == drawn
 
 
 def test_broken_pictures_are_counted_and_left_out(run, pictures, capsys):
