@@ -1,48 +1,33 @@
 """Names of the released Co-DETR weights (mmdetection 2.x format) in terms of ours.
 
-The backbones of our own bring their own rows (`OFFICIAL_RENAMES` in their files); what is here is
-detectron2's ResNet and everything after the backbone.
+Backbones and necks of our own keep their tables in their files (`OFFICIAL_RENAMES`); what is here
+is detectron2's ResNet and everything after the neck.
 """
 
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 
 from torch import Tensor, nn
 
-from .rename import Rename, rename
+from .rename import Rename, SubmoduleRenames, rename
 
-RESNET = [
-    Rename(r"backbone\.conv1\.weight", r"backbone.stem.conv1.weight"),
-    Rename(r"backbone\.bn1\.num_batches_tracked", None),
-    Rename(r"backbone\.bn1\.(\w+)", r"backbone.stem.conv1.norm.\1"),
-    Rename(r"backbone\.layer\d\..*\.num_batches_tracked", None),
+# Of detectron2's ResNet, which has no place of its own for them.
+RESNET_RENAMES = [
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
     *(
         row
         for layer in (1, 2, 3, 4)
         for row in (
-            Rename(
-                rf"backbone\.layer{layer}\.(\d+)\.conv(\d)\.weight",
-                rf"backbone.res{layer + 1}.\1.conv\2.weight",
-            ),
-            Rename(
-                rf"backbone\.layer{layer}\.(\d+)\.bn(\d)\.(\w+)",
-                rf"backbone.res{layer + 1}.\1.conv\2.norm.\3",
-            ),
-            Rename(
-                rf"backbone\.layer{layer}\.(\d+)\.downsample\.0\.weight",
-                rf"backbone.res{layer + 1}.\1.shortcut.weight",
-            ),
-            Rename(
-                rf"backbone\.layer{layer}\.(\d+)\.downsample\.1\.(\w+)",
-                rf"backbone.res{layer + 1}.\1.shortcut.norm.\2",
-            ),
+            (rf"^layer{layer}\.(\d+)\.conv(\d)\.", rf"res{layer + 1}.\1.conv\2."),
+            (rf"^layer{layer}\.(\d+)\.bn(\d)\.", rf"res{layer + 1}.\1.conv\2.norm."),
+            (rf"^layer{layer}\.(\d+)\.downsample\.0\.", rf"res{layer + 1}.\1.shortcut."),
+            (rf"^layer{layer}\.(\d+)\.downsample\.1\.", rf"res{layer + 1}.\1.shortcut.norm."),
         )
     ),
 ]
-
-CHANNEL_MAPPER = [
-    Rename(r"neck\.(convs|extra_convs)\.(\d+)\.conv\.weight", r"neck.\1.\2.weight"),
-    Rename(r"neck\.(convs|extra_convs)\.(\d+)\.gn\.(\w+)", r"neck.\1.\2.norm.\3"),
-]
+RESNET_DROPS = [r"num_batches_tracked$"]
 
 _T = r"query_head\.transformer\."
 _LAYER = r"(encoder|decoder)\.layers\.(\d+)\."
@@ -126,16 +111,28 @@ ATSS = [
 ]
 
 
-def official_table(model: nn.Module) -> list[Rename]:
+def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
     """The rows that turn released names into the names of a given `CoDETR` model."""
-    backbone = getattr(type(model.backbone), "OFFICIAL_RENAMES", RESNET)
-    neck = getattr(type(model.neck), "OFFICIAL_RENAMES", CHANNEL_MAPPER)
+    backbone = SubmoduleRenames("backbone.", RESNET_RENAMES, RESNET_DROPS)
+    if hasattr(owner := _module_of(model.backbone), "OFFICIAL_RENAMES"):
+        backbone = SubmoduleRenames(
+            "backbone.",
+            owner.OFFICIAL_RENAMES,
+            getattr(owner, "OFFICIAL_DROPS", ()),
+            getattr(owner, "OFFICIAL_TRANSFORMS", ()),
+        )
+    neck = SubmoduleRenames("neck.", _module_of(model.neck).OFFICIAL_RENAMES)
     last = len(model.decoder.layers)
     encoder_branches = [  # the release keeps the encoder's branches behind those of the decoder
         Rename(rf"query_head\.cls_branches\.{last}\.(\w+)", r"proposals.class_branch.\1"),
         Rename(rf"query_head\.reg_branches\.{last}\.(.+)", r"proposals.box_branch.\1"),
     ]
-    return [*backbone, *neck, *encoder_branches, *TRANSFORMER, *FASTER_RCNN, *ATSS]
+    return [backbone, neck, *encoder_branches, *TRANSFORMER, *FASTER_RCNN, *ATSS]
+
+
+def _module_of(part: nn.Module) -> ModuleType:
+    """The file that defines a part; tables of official names are kept there."""
+    return sys.modules[type(part).__module__]
 
 
 def convert_official(source: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Strict renaming of a state dict by a table of patterns."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,13 +21,54 @@ class Rename:
     target: str | None
     transform: Callable[[Tensor], Tensor] | None = None
 
+    def apply(self, name: str) -> tuple[str | None, Callable | None] | None:
+        """The name in our model and the transform; None where the row does not match."""
+        match = re.fullmatch(self.pattern, name)
+        if match is None:
+            return None
+        return (None if self.target is None else match.expand(self.target)), self.transform
+
+
+@dataclass(frozen=True)
+class SubmoduleRenames:
+    """The rows of one submodule, kept beside its code, in names relative to it.
+
+    Attributes:
+        prefix: the submodule's name with a dot; only names that start with it match.
+        renames: (pattern, replacement) for `re.sub`; the first that matches counts, and names that
+            match none stay as they are.
+        drops: patterns of tensors that have no place in the model.
+        transforms: (pattern of the source name, function on the tensor).
+    """
+
+    prefix: str
+    renames: Sequence[tuple[str, str]]
+    drops: Sequence[str] = ()
+    transforms: Sequence[tuple[str, Callable[[Tensor], Tensor]]] = ()
+
+    def apply(self, name: str) -> tuple[str | None, Callable | None] | None:
+        """As `Rename.apply`."""
+        if not name.startswith(self.prefix):
+            return None
+        name = name.removeprefix(self.prefix)
+        if any(re.search(drop, name) for drop in self.drops):
+            return None, None
+        transform = next((f for pattern, f in self.transforms if re.search(pattern, name)), None)
+        for pattern, replacement in self.renames:
+            if re.search(pattern, name):
+                name = re.sub(pattern, replacement, name)
+                break
+        return self.prefix + name, transform
+
 
 class ConversionError(ValueError):
     """A checkpoint and a model do not fit; the message lists every name that is left over."""
 
 
 def rename(
-    source: Mapping[str, Tensor], table: Iterable[Rename], model: Mapping[str, Tensor]
+    source: Mapping[str, Tensor],
+    table: Sequence[Rename | SubmoduleRenames],
+    model: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], list[tuple[str, str | None]]]:
     """Give every source tensor the name it has in the model. The first row that matches counts.
 
@@ -43,21 +84,15 @@ def rename(
         ConversionError: a source name matches no row, two rows yield one name, a name or shape is
             not the model's, or a tensor of the model stays without a source.
     """
-    rows = [(re.compile(row.pattern), row) for row in table]
     converted: dict[str, Tensor] = {}
     report: list[tuple[str, str | None]] = []
     unknown, twice = [], []
     for name, tensor in source.items():
-        target, transform, known = None, None, False
-        for pattern, row in rows:
-            match = pattern.fullmatch(name)
-            if match:
-                known, transform = True, row.transform
-                target = match.expand(row.target) if row.target is not None else None
-                break
-        if not known:
+        row = next((found for row in table if (found := row.apply(name)) is not None), None)
+        if row is None:
             unknown.append(name)
             continue
+        target, transform = row
         report.append((name, target))
         if target is None:
             continue
