@@ -6,7 +6,7 @@ Letters: N images. See the package docstring for box frames and labels.
 from collections.abc import Mapping
 
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY, detector_postprocess
+from detectron2.modeling import detector_postprocess
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from .queries.group import QueryGroup
 from .transformer.encoder import EncoderMemory
 
 
-@META_ARCH_REGISTRY.register()
 class CoDETR(nn.Module):
     """DETR with collaborative hybrid assignments training (Co-DETR, figure 4).
 
