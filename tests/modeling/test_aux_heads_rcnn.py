@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
+from co_detr.modeling.aux_heads.roi_pooler import PyramidPooler
 from co_detr.modeling.aux_heads.rpn import RPN
 
 BOX = [0.0, 0.0, 10.0, 10.0]
@@ -204,3 +206,37 @@ def test_detections_are_the_best_classes_of_each_proposal_above_the_threshold():
     assert got.scores.tolist() == pytest.approx([0.6, 0.3])
     assert got.pred_classes.tolist() == [0, 1]
     assert got.pred_boxes.tensor.tolist() == [[0.0, 0.0, 10.0, 9.0], BOX]
+
+
+# ---------------------------------------------------------------- RoI pooling
+
+
+@pytest.mark.parametrize("scales", [(1 / 8, 1 / 16, 1 / 32), (1 / 8,)])
+def test_pooling_has_the_gradient_of_the_pooler_it_replaces(scales):
+    maps = [torch.rand(3, 5, int(s * 96) + 1, int(s * 128) + 1, requires_grad=True) for s in scales]
+    corner = torch.rand(20, 2) * 140 - 20
+    boxes = [
+        Boxes(torch.cat([corner, corner + torch.rand(20, 2) ** 2 * 150], dim=1)),
+        Boxes([]),
+        Boxes(
+            [
+                [0.0, 40.0, 128.0, 44.0],  # many sampling points along one axis
+                [-300.0, -200.0, 400.0, 300.0],  # larger than the map
+                [200.0, 200.0, 260.0, 260.0],  # outside
+                [50.0, 50.0, 50.0, 60.0],  # no area
+                [30.0, 30.0, 30.5, 30.5],
+            ]
+        ),
+    ]
+    options = {"scales": scales, "canonical_box_size": 28, "canonical_level": 3}
+    pooler = PyramidPooler(output_size=3, **options)
+    reference = ROIPooler(3, sampling_ratio=0, pooler_type="ROIAlignV2", **options)
+    for part in (boxes, [Boxes([])] * 3, [boxes[2][3:4]] * 3):
+        got, expected = pooler(maps, part), reference(maps, part)
+        assert torch.equal(got, expected)
+        if len(expected):
+            weights = torch.rand_like(expected)
+            got = torch.autograd.grad((got * weights).sum(), maps)
+            expected = torch.autograd.grad((expected * weights).sum(), maps)
+            for g, e in zip(got, expected):
+                torch.testing.assert_close(g, e, atol=1e-5, rtol=1e-4)
