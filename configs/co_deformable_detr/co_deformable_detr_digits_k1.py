@@ -1,0 +1,7 @@
+"""The digits model with the ATSS head alone (K = 1)."""
+
+from .co_deformable_detr_digits import model, train
+
+del model.aux_heads.rcnn
+model.query_sources.customized.heads = ["atss"]
+train.output_dir = "output/co_deformable_detr_digits_k1"

@@ -1,0 +1,9 @@
+"""Co-Deformable-DETR, Swin-B, 36 epochs, K = 2."""
+
+from ..common.schedule import ITERATIONS_PER_EPOCH, step_schedule
+from .co_deformable_detr_swin_base_12ep import model, train
+
+model.backbone.drop_path_rate = 0.4
+train.output_dir = "output/co_deformable_detr_swin_base_36ep"
+train.max_iter = 36 * ITERATIONS_PER_EPOCH
+lr_multiplier = step_schedule(36, drops=[30])
