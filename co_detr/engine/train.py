@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import co_detr
 from co_detr.data.dataset import check_files, check_registered
@@ -142,8 +143,11 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     """Train a model, from the start or, with `--resume`, from the last checkpoint.
 
     Writes to train.output_dir: log.txt, metrics.json, TensorBoard events, model_<iteration>.pth,
-    model_final.pth, model_best.pth. A resumed run continues exactly where the last checkpoint was
-    written: weights, optimizer, schedule, random numbers and order of the data.
+    model_final.pth, model_best.pth. With `train.ema` the averaged weights are evaluated, and are
+    what model_best.pth and model_final_ema.pth hold.
+
+    A resumed run continues exactly where the last checkpoint was written: weights, optimizer,
+    schedule, random numbers and order of the data.
 
     Args:
         args: only `resume` is read.
@@ -155,6 +159,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     model = instantiate(cfg.model).to(cfg.train.device)
     logger.info(f"Model:\n{model}")
     optimizer = build_optimizer(cfg, model)
+    ema = build_ema(cfg, model)
     trainer = Trainer(
         wrap_for_ddp(cfg, model),
         None,  # the loader follows when it is known where to start
@@ -164,14 +169,21 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         amp_dtype=amp_dtype(cfg),
     )
     checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    evaluated = model
+    if ema is not None:
+        checkpointer.add_checkpointable("ema", ema)
+        trainer.register_hooks(
+            [hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model))]
+        )
+        evaluated = ema.module
     results: dict[str, Any] = {}
 
     def evaluate() -> dict[str, Any]:
         results.clear()
-        results.update(do_test(cfg, model))
+        results.update(do_test(cfg, evaluated))
         return results
 
-    trainer.register_hooks(build_hooks(cfg, model, checkpointer, evaluate))
+    trainer.register_hooks(build_hooks(cfg, evaluated, checkpointer, evaluate))
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     start_iter = 0
     if args.resume and checkpointer.has_checkpoint():
@@ -184,6 +196,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
     trainer.data_loader = build_train_loader(cfg, start_iter)
     trainer.train(start_iter, cfg.train.max_iter)
+    if ema is not None:
+        final = WholeFileCheckpointer(ema.module, cfg.train.output_dir, resumable=False)
+        final.save("model_final_ema")
     return results
 
 
@@ -197,6 +212,18 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
             if OmegaConf.is_config(value):
                 settings[name] = tuple(OmegaConf.to_container(value))
     return optimizer
+
+
+def build_ema(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
+    """A copy of the model for exponentially averaged weights, or None where `train.ema` is off.
+
+    The first update copies the weights; each later one moves them by 1 - decay.
+    """
+    ema = cfg.train.get("ema")
+    if not ema or not ema.enabled:
+        return None
+    average = get_ema_multi_avg_fn(ema.decay)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:
@@ -236,7 +263,7 @@ def build_hooks(
 
     Args:
         cfg: the whole config.
-        model: not wrapped.
+        model: what is evaluated and kept as the best one.
         checkpointer: saves the state to resume from.
         evaluate: returns results; called on every rank.
     """

@@ -32,8 +32,8 @@ class Trainer(SimpleTrainer):
         optimizer: of the model's parameters.
         seed: of the run, >= 0.
         clip_grad: arguments of `torch.nn.utils.clip_grad_norm_`, e.g. max_norm; None does not clip.
-        amp_dtype: precision of the forward pass on CUDA: torch.bfloat16, or torch.float16, then the
-            loss is scaled; None for full precision.
+        amp_dtype: precision of the forward pass: torch.bfloat16, or torch.float16, then the loss is
+            scaled; None for full precision.
     """
 
     def __init__(
@@ -50,8 +50,11 @@ class Trainer(SimpleTrainer):
         self.seed = seed
         self.clip_grad = dict(clip_grad) if clip_grad is not None else None
         self.amp_dtype = amp_dtype
-        # without fp16 it passes everything through
-        self.grad_scaler = torch.amp.GradScaler("cuda", enabled=amp_dtype is torch.float16)
+        self._device_type = next(model.parameters()).device.type
+        # without float16 it passes everything through
+        self.grad_scaler = torch.amp.GradScaler(
+            self._device_type, enabled=amp_dtype is torch.float16
+        )
         self._batches: Iterator[Any] | None = None
 
     def run_step(self) -> None:
@@ -64,14 +67,16 @@ class Trainer(SimpleTrainer):
         batch = next(self._batches)
         data_time = time.perf_counter() - start
 
-        with torch.autocast("cuda", dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+        with torch.autocast(
+            self._device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
             outputs = self.model(batch)
         losses = [value for name, value in outputs.items() if is_loss(name)]
         if not losses:
             raise ValueError(
                 f"the model returned no loss: none of {list(outputs)} has 'loss' in its name"
             )
-        total = torch.stack(losses).sum()
+        total = sum(losses)
 
         self.optimizer.zero_grad()
         self.grad_scaler.scale(total).backward()
@@ -116,7 +121,7 @@ class Trainer(SimpleTrainer):
         device = next(iter(scalars.values())).device
         stacked = torch.stack(
             [
-                torch.as_tensor(value, dtype=torch.float32, device=device).detach()
+                torch.as_tensor(value, dtype=torch.float32, device=device).detach().reshape(())
                 for value in scalars.values()
             ]
         )

@@ -12,6 +12,7 @@ train = dict(
     amp=dict(enabled=False, dtype="bfloat16"),  # on CUDA; or float16, with loss scaling
     clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    ema=dict(enabled=False, decay=0.9999),  # averaged weights, for evaluation
     # periods count iterations
     log_period=50,
     eval_period=5000,

@@ -55,7 +55,7 @@ def in_a_process(args):
 
 
 def losses(output_dir):
-    """{iteration: set of all "images loss" lines it ever wrote}, exact to the last bit."""
+    """{iteration: set of all lines "rank images loss weight" it wrote}, exact to the last bit."""
     seen = {}
     for line in (Path(output_dir) / "losses.txt").read_text().splitlines():
         iteration, rest = line.split(" ", 1)
@@ -88,8 +88,8 @@ def test_the_whole_run_uses_every_image_and_its_losses_differ(whole):
     assert sorted(seen) == list(range(12))
     assert all(len(lines) == 1 for lines in seen.values())
     lines = [next(iter(seen[i])).split() for i in range(12)]
-    assert {int(i) for _, ids, _ in lines for i in ids.split(",")} == set(range(11))
-    assert len({loss for *_, loss in lines}) == 12
+    assert {int(i) for _, ids, *_ in lines for i in ids.split(",")} == set(range(11))
+    assert len({loss for *_, loss, _ in lines}) == 12
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -234,9 +234,7 @@ def test_a_missing_dataset_is_reported_before_anything_is_built(tmp_path, monkey
     with pytest.raises(FileNotFoundError, match="DETECTRON2_DATASETS"):
         main(
             arguments(
-                tmp_path / "out",
-                "+dataloader.test.dataset.names=coco_2017_val",
-                "model.lr_probe=unused",
+                tmp_path / "out", "+dataloader.test.dataset.names=coco_2017_val", "model=null"
             )
         )
     assert not (tmp_path / "out" / "losses.txt").exists()
@@ -246,6 +244,42 @@ def test_no_config_object_gets_into_a_checkpoint(whole):
     # betas come from the config as its own kind of list; loading allows plain values only
     state = torch.load(whole / "model_final.pth", weights_only=True)
     assert state["trainer"]["optimizer"]["param_groups"][0]["betas"] == (0.8, 0.9)
+
+
+# ---------------------------------------------------------------- averaged weights
+
+EMA = ["train.ema.enabled=True", "train.ema.decay=0.75"]
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def test_averaged_weights_start_as_the_first_ones_and_follow_by_the_decay(tmp_path):
+    keep_all = ["train.checkpointer.period=1", "train.checkpointer.max_to_keep=9"]
+    main(arguments(tmp_path, *EMA, *keep_all, "train.max_iter=3"))
+    weights = [
+        load(tmp_path / f"model_000000{i}.pth")["model"]["layers.0.weight"] for i in range(3)
+    ]
+    expected = weights[0]
+    for later in weights[1:]:
+        expected = 0.75 * expected + 0.25 * later
+    average = load(tmp_path / "model_final.pth")["ema"]["module.layers.0.weight"]
+    assert torch.allclose(average, expected, atol=1e-7)
+    assert not torch.allclose(average, weights[2], atol=1e-4)
+    # the evaluated weights are the averaged ones
+    for name in ("model_final_ema.pth", "model_best.pth"):
+        assert torch.equal(load(tmp_path / name)["model"]["layers.0.weight"], average), name
+
+
+def test_averaged_weights_survive_an_interruption(tmp_path, whole):
+    main(arguments(tmp_path / "whole", *EMA))
+    in_a_process(arguments(tmp_path / "cut", *EMA, "model.kill_at=7"))
+    in_a_process(arguments(tmp_path / "cut", *EMA, resume=True))
+    assert losses(tmp_path / "cut") == losses(whole), "averaging changed the training"
+    averages = [load(tmp_path / run / "model_final_ema.pth")["model"] for run in ("cut", "whole")]
+    for name, weight in averages[0].items():
+        assert torch.equal(weight, averages[1][name]), name
 
 
 # ---------------------------------------------------------------- the command line
@@ -271,13 +305,14 @@ def command(output_dir, *words):
 def test_two_processes_train_on_different_images_with_equal_weights(tmp_path):
     job = command(tmp_path, "--num-gpus", "2", "--dist-url", "auto")
     assert job.returncode == 0, job.stderr
-    by_rank = {"0": [], "1": []}
     for lines in losses(tmp_path).values():
-        assert len(lines) == 2
-        for line in lines:
-            rank, ids, _ = line.split()
-            by_rank[rank].append(ids)
-    assert by_rank["0"] != by_rank["1"]
+        (rank0, ids0, loss0, weight0), (rank1, ids1, loss1, weight1) = sorted(
+            line.split() for line in lines
+        )
+        assert (rank0, rank1) == ("0", "1")
+        assert ids0 != ids1
+        assert loss0 != loss1
+        assert weight0 == weight1
     rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     logged = {row["iteration"]: row for row in rows if "total_loss" in row}
     assert math.isfinite(logged[11]["total_loss"])

@@ -38,13 +38,14 @@ class Model(nn.Module):
     """Two linear layers with dropout between; writes down each loss it returns, to the last bit.
 
     Args:
-        log: a file for lines "iteration rank image_ids loss".
+        log: a file for lines "iteration rank image_ids loss weight", where "weight" is the sum of
+            the first layer's before the step.
         kill_at: the process kills itself in the forward pass of that iteration.
         kill_in_save: it kills itself while the checkpoint after that iteration is written.
         nan_at: the iteration whose box loss is not a number.
     """
 
-    def __init__(self, log="", kill_at=None, kill_in_save=None, nan_at=None, lr_probe=0.0):
+    def __init__(self, log="", kill_at=None, kill_in_save=None, nan_at=None):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
         self.log = log
@@ -65,9 +66,10 @@ class Model(nn.Module):
         }
         if self.log:
             total = losses["toy/loss_class"] + losses["toy/loss_box"]
+            numbers = total.item().hex(), self.layers[0].weight.sum().item().hex()
             ids = ",".join(str(item["image_id"]) for item in batch)
             with open(self.log, "a") as file:
-                file.write(f"{iteration} {comm.get_rank()} {ids} {total.item().hex()}\n")
+                file.write(f"{iteration} {comm.get_rank()} {ids} {' '.join(numbers)}\n")
         return losses
 
     def state_dict(self, *args, **kwargs):
