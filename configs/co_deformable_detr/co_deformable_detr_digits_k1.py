@@ -1,6 +1,6 @@
 """The digits model with the ATSS head alone (K = 1)."""
 
-from .co_deformable_detr_digits import model, train
+from .co_deformable_detr_digits import dataloader, lr_multiplier, model, optimizer, train
 
 del model.aux_heads.rcnn
 model.query_sources.customized.heads = ["atss"]

@@ -1,6 +1,6 @@
 """Deformable-DETR++, ResNet-50, 12 epochs: no auxiliary head (K = 0; published: 47.1 AP)."""
 
-from .co_deformable_detr_r50_12ep import model, train
+from .co_deformable_detr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
 del model.aux_heads, model.pyramid, model.query_sources.customized
 train.output_dir = "output/co_deformable_detr_r50_12ep_k0"

@@ -1,7 +1,7 @@
 """Co-Deformable-DETR, Swin-B, 12 epochs, K = 2."""
 
 from ..common.models.swin import swin
-from .co_deformable_detr_r50_12ep import model, optimizer, train
+from .co_deformable_detr_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone = swin(
     "base", drop_path_rate=0.2, pretrained="swin_base_patch4_window12_384.ms_in22k"

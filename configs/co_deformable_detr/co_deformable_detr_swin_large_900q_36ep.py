@@ -1,7 +1,7 @@
 """Co-Deformable-DETR, Swin-L, 900 queries, 36 epochs, K = 2 (published: 58.5 AP)."""
 
 from ..common.schedule import ITERATIONS_PER_EPOCH, step_schedule
-from .co_deformable_detr_swin_large_12ep import dataloader, model, train
+from .co_deformable_detr_swin_large_12ep import dataloader, model, optimizer, train
 
 model.backbone.drop_path_rate = 0.6
 model.query_sources.matching.num_queries = 900

@@ -1,7 +1,7 @@
 """Co-Deformable-DETR, Swin-T, 36 epochs, K = 2."""
 
 from ..common.schedule import ITERATIONS_PER_EPOCH, step_schedule
-from .co_deformable_detr_swin_tiny_12ep import model, train
+from .co_deformable_detr_swin_tiny_12ep import dataloader, model, optimizer, train
 
 model.backbone.drop_path_rate = 0.3
 train.output_dir = "output/co_deformable_detr_swin_tiny_36ep"

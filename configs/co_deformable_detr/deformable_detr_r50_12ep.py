@@ -1,10 +1,10 @@
-"""Plain Deformable-DETR, ResNet-50, 12 epochs: learned queries, no refinement (published: 37.1 AP)."""
+"""Deformable-DETR, ResNet-50, 12 epochs: learned queries, no refinement (published: 37.1 AP)."""
 
 from detectron2.config import LazyCall as L
 
 from co_detr.modeling.queries.learned import LearnedQueries
 
-from .co_deformable_detr_r50_12ep_k0 import model, train
+from .co_deformable_detr_r50_12ep_k0 import dataloader, lr_multiplier, model, optimizer, train
 
 del model.proposals
 model.query_sources.matching = L(LearnedQueries)(
