@@ -45,9 +45,24 @@ def narrow_resnet50(out_features):
 def co_deformable_detr_config():
     """The R50 config shrunken like the fixture `co_deformable_detr_tiny`."""
     cfg = LazyConfig.load(str(CONFIGS / "common/models/co_deformable_detr_r50.py")).model
-    cfg.num_classes = 7
     cfg.backbone = L(narrow_resnet50)(out_features=["res3", "res4", "res5"])
     cfg.neck.in_channels = [32, 64, 128]
+    return shrink(cfg)
+
+
+def co_dino_config():
+    """The R50 config shrunken like the fixture `co_dino_tiny`."""
+    cfg = LazyConfig.load(str(CONFIGS / "common/models/co_dino_r50.py")).model
+    cfg.backbone = L(narrow_resnet50)(out_features=["res2", "res3", "res4", "res5"])
+    cfg.neck.in_channels = [16, 32, 64, 128]
+    denoising = cfg.query_sources.denoising
+    denoising.num_queries, denoising.label_noise, denoising.box_noise = 10, 0.0, 0.0
+    return shrink(cfg)
+
+
+def shrink(cfg):
+    """What both fixtures have in common."""
+    cfg.num_classes = 7
     cfg.neck.out_channels = 64
     cfg.encoder.num_layers = cfg.decoder.num_layers = 2
     cfg.encoder.ffn_dim = 128

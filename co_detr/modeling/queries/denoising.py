@@ -59,7 +59,9 @@ class DenoisingQueries(nn.Module):
         if num_queries < 1 or (num_blocks is not None and num_blocks < 1):
             raise ValueError(f"need positive num_queries, num_blocks: {num_queries}, {num_blocks}")
         if not 0 <= label_noise <= 2 or box_noise < 0:
-            raise ValueError(f"need label_noise in [0, 2], box_noise >= 0: {label_noise, box_noise}")
+            raise ValueError(
+                f"need label_noise in [0, 2] and box_noise >= 0: {label_noise}, {box_noise}"
+            )
         self.num_classes = num_classes
         self.num_queries, self.num_blocks = num_queries, num_blocks
         self.label_noise, self.box_noise = label_noise, box_noise
