@@ -4,6 +4,7 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from ..common.data.digits import dataloader
 from ..common.models.co_deformable_detr_r50 import model
 from ..common.models.resnet18_narrow import backbone
 from ..common.optim import AdamW as optimizer

@@ -1,5 +1,8 @@
 """Co-Deformable-DETR, ResNet-50, 12 epochs, K = 2 (published: 49.5 AP)."""
 
+from ..common.data.coco_detr import dataloader
+from ..common.models.co_deformable_detr_r50 import model
+from ..common.optim import AdamW as optimizer
 from ..common.schedule import ITERATIONS_PER_EPOCH, step_schedule
 from ..common.train import train
 
