@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyConfig
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
 from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
@@ -34,6 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from co_detr import model_zoo
+from co_detr.config import to_cfg_node
 
 logger = logging.getLogger("co_detr.predict")
 
@@ -67,39 +67,20 @@ def find_images(inputs: list[str]) -> list[Path]:
     return list(found)
 
 
-class Predictor:
-    """A config's model with its weights, and the preprocessing of its test data.
+def build_predictor(cfg: DictConfig) -> DefaultPredictor:
+    """The model of a config with its weights, for single pictures.
 
-    Args:
-        cfg: a config with `model`, `dataloader.test` and `train.init_checkpoint`.
+    Raises ValueError if the config names no weights.
     """
-
-    def __init__(self, cfg: DictConfig) -> None:
-        if not cfg.train.init_checkpoint:
-            raise ValueError(
-                "there are no weights to predict with: add train.init_checkpoint=/path/to/model.pth"
-            )
-        self.device = torch.device(cfg.train.device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            logger.warning("no CUDA device: predicting on the CPU")
-            self.device = torch.device("cpu")
-        mapper = cfg.dataloader.test.mapper
-        self.augmentations = T.AugmentationList(list(instantiate(mapper.augmentations)))
-        self.image_format = mapper.image_format
-        self.model = instantiate(cfg.model).to(self.device).eval()
-        DetectionCheckpointer(self.model).load(cfg.train.init_checkpoint)
-
-    @torch.no_grad()
-    def __call__(self, image: np.ndarray) -> Instances:
-        """Detect in a picture (H, W, 3), uint8 RGB; boxes are in its pixels, on the CPU."""
-        height, width = image.shape[:2]
-        if self.image_format == "BGR":
-            image = image[:, :, ::-1]
-        aug_input = T.AugInput(image)
-        self.augmentations(aug_input)
-        pixels = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-        example = {"image": pixels.to(self.device), "height": height, "width": width}
-        return self.model([example])[0]["instances"].to("cpu")
+    if not cfg.train.init_checkpoint:
+        raise ValueError(
+            "there are no weights to predict with: add train.init_checkpoint=/path/to/model.pth"
+        )
+    device = cfg.train.device
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        logger.warning("no CUDA device: predicting on the CPU")
+        device = "cpu"
+    return DefaultPredictor(to_cfg_node(cfg, device=device))
 
 
 def load_categories(cfg: DictConfig) -> list[dict]:
@@ -187,7 +168,11 @@ def output_path(folder: Path, path: Path, taken: set[Path]) -> Path:
 
 
 def predict(
-    predictor: Predictor, paths: list[Path], categories: list[dict], output: Path, threshold: float
+    predictor: DefaultPredictor,
+    paths: list[Path],
+    categories: list[dict],
+    output: Path,
+    threshold: float,
 ) -> tuple[int, int]:
     """Predict on picture files and write the results; returns how many were and were not read."""
     output.mkdir(parents=True, exist_ok=True)
@@ -203,7 +188,7 @@ def predict(
             unreadable += 1
             logger.warning(f"skipped {path}: {error}")
             continue
-        instances = predictor(image)
+        instances = predictor(image[:, :, ::-1])["instances"].to("cpu")  # takes BGR
         instances = instances[instances.scores >= threshold]
         drawn = output_path(output, path, taken)
         Image.fromarray(draw(image, instances, names)).save(drawn)
@@ -249,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     paths = find_images(args.input)
     cfg = load_config(args.config_file, args.opts)
     categories = load_categories(cfg)
-    predictor = Predictor(cfg)
+    predictor = build_predictor(cfg)
     read, unreadable = predict(predictor, paths, categories, args.output, args.confidence_threshold)
     logger.info(f"{read} pictures in {args.output}, {unreadable} could not be read")
     return 0 if read else 1
