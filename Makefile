@@ -4,8 +4,6 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-DETECTRON2_DATASETS ?= datasets
-export DETECTRON2_DATASETS
 
 # The models of the demo and the tests are small: beyond a few threads they only wait for each other.
 OMP_NUM_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
@@ -16,6 +14,7 @@ READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 SOURCES := co_detr configs tools datasets tests setup.py
 DEMO := output/demo
+DIGITS := $(or $(DETECTRON2_DATASETS),datasets)/digits
 
 .PHONY: demo test lint format setup clean
 
@@ -26,7 +25,7 @@ demo: $(READY)
 		train.output_dir=$(DEMO)
 	$(BIN)/python tools/predict.py --confidence-threshold 0.3 \
 		--config-file configs/co_deformable_detr/co_deformable_detr_digits.py \
-		--input "$(DETECTRON2_DATASETS)/digits/val/00000[1-8].png" --output $(DEMO)/pictures \
+		--input "$(DIGITS)/val/00000[1-8].png" --output $(DEMO)/pictures \
 		train.init_checkpoint=$(DEMO)/model_final.pth
 	@echo "Trained and evaluated: $(DEMO)/log.txt. Detections drawn: $(DEMO)/pictures"
 
