@@ -50,14 +50,16 @@ def find_images(inputs: list[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for name in inputs:
-        path = Path(name)
+        path = Path(os.path.expanduser(name))
         if path.is_dir():
             paths = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
             nothing = f"no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) in the folder {name}"
         elif path.is_file():
             paths, nothing = [path], ""
         else:
-            paths = [Path(p) for p in sorted(glob.glob(name, recursive=True)) if Path(p).is_file()]
+            paths = [
+                Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()
+            ]
             nothing = f"no file, folder or pattern with matches: {name}"
             if "=" in name:
                 nothing += " (overrides of the config go last, after another option)"
