@@ -129,16 +129,19 @@ def test_proposals_are_clipped_and_those_outside_the_image_dropped():
 # ---------------------------------------------------------------- RoI samples and losses
 
 
-def sample(head, proposals, boxes, classes):
+def sample(head, *images):
+    """Sample from images given as (proposals, boxes, classes)."""
     size = (50, 200)
-    proposals = Instances(size, proposal_boxes=Boxes(proposals))
-    gt = Instances(size, gt_boxes=Boxes(boxes), gt_classes=torch.tensor(classes).long())
+    proposals = [Instances(size, proposal_boxes=Boxes(p)) for p, _, _ in images]
+    gt = [
+        Instances(size, gt_boxes=Boxes(b), gt_classes=torch.tensor(c).long()) for _, b, c in images
+    ]
     return head.sample(proposals, gt)
 
 
 def test_samples_are_ground_truth_then_positive_then_negative_proposals():
     proposals = [FAR, [0.0, 0.0, 10.0, 5.0], [0.0, 0.0, 10.0, 4.9], [0.0, 1.0, 10.0, 10.0]]
-    got = sample(make_head(positive_fraction=0.9), proposals, [BOX], [2])
+    (got,) = sample(make_head(positive_fraction=0.9), (proposals, [BOX], [2]))
     assert got.proposal_boxes.tensor.tolist() == [
         BOX,
         proposals[1],
@@ -151,12 +154,21 @@ def test_samples_are_ground_truth_then_positive_then_negative_proposals():
 
 
 def test_equal_boxes_of_two_classes_are_both_samples_of_their_own_class():
-    assert sample(make_head(), [FAR], [BOX, BOX], [0, 1]).gt_classes.tolist() == [0, 1, 3]
+    (got,) = sample(make_head(), ([FAR], [BOX, BOX], [0, 1]))
+    assert got.gt_classes.tolist() == [0, 1, 3]
+
+
+def test_boxes_of_another_image_do_not_count():
+    images = ([BOX, FAR], [FAR], [0]), ([BOX], [], []), ([FAR, BOX], [BOX], [1])
+    got = sample(make_head(positive_fraction=0.9), *images)
+    assert [g.gt_classes.tolist() for g in got] == [[0, 0, 3], [3], [1, 1, 3]]
+    assert got[0].gt_boxes.tensor.tolist() == [FAR, FAR, [0.0] * 4]
+    assert got[2].gt_boxes.tensor.tolist() == [BOX, BOX, [0.0] * 4]
 
 
 def test_positives_take_no_more_than_their_fraction_of_the_samples():
     head = make_head(samples_per_image=8, positive_fraction=0.25)
-    got = sample(head, [BOX] * 20 + [FAR] * 20, [BOX], [1])
+    (got,) = sample(head, ([BOX] * 20 + [FAR] * 20, [BOX], [1]))
     assert got.gt_classes.tolist() == [1] * 2 + [3] * 6
 
 
@@ -233,7 +245,7 @@ def test_pooling_has_the_gradient_of_the_pooler_it_replaces(scales):
     reference = ROIPooler(3, sampling_ratio=0, pooler_type="ROIAlignV2", **options)
     for part in (boxes, [Boxes([])] * 3, [boxes[2][3:4]] * 3):
         got, expected = pooler(maps, part), reference(maps, part)
-        assert torch.equal(got, expected)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
         if len(expected):
             weights = torch.rand_like(expected)
             got = torch.autograd.grad((got * weights).sum(), maps)

@@ -176,7 +176,7 @@ class FasterRCNNHead(AuxHead):
         gt_instances: list[Instances],
     ) -> AuxOutput:
         proposals, losses = self.rpn(features, image_sizes, gt_instances)
-        samples = [self.sample(p, gt) for p, gt in zip(proposals, gt_instances)]
+        samples = self.sample(proposals, gt_instances)
         boxes = [sample.proposal_boxes for sample in samples]
         logits, deltas, pooled = self.box_head(features, boxes)
         losses |= self.losses(logits, deltas, samples)
@@ -189,8 +189,8 @@ class FasterRCNNHead(AuxHead):
         )
 
     @torch.no_grad()
-    def sample(self, proposals: Instances, gt: Instances) -> Instances:
-        """Label the ground truth and the proposals of an image and draw the samples.
+    def sample(self, proposals: list[Instances], gt_instances: list[Instances]) -> list[Instances]:
+        """Label the ground truth and the proposals of each image and draw samples from them.
 
         Ground truth is a perfect proposal: it helps at the start, when the RPN has none.
 
@@ -198,23 +198,32 @@ class FasterRCNNHead(AuxHead):
             Samples as in `AuxOutput`, without features: positives, then negatives, each in the
             order of (ground truth, proposals).
         """
-        truth = gt.gt_boxes
-        boxes = Boxes.cat([truth, proposals.proposal_boxes])
-        matches, labels = self.matcher(pairwise_iou(truth, boxes))
+        truth = [gt.gt_boxes for gt in gt_instances]
+        boxes = [Boxes.cat([t, p.proposal_boxes]) for t, p in zip(truth, proposals)]
+        counts = [len(b) for b in boxes]
+        overlaps = [pairwise_iou(t, b) for t, b in zip(truth, boxes)]
+        for iou in overlaps:
+            # Each box prefers itself (on the diagonal) to another one exactly on top of it.
+            iou.fill_diagonal_(2)
+        matches, labels = self.matcher(torch.block_diag(*overlaps))
         matches[labels == 0] = -1
-        # A box belongs to itself, also when another one lies exactly on top of it.
-        matches[: len(truth)] = torch.arange(len(truth), device=matches.device)
-        classes, targets = gather_ground_truth(matches, [gt], self.num_classes)
-        drawn = subsample_labels(
-            classes, self.samples_per_image, self.positive_fraction, self.num_classes
-        )
-        chosen = torch.cat([index.sort().values for index in drawn])
-        return Instances(
-            proposals.image_size,
-            proposal_boxes=boxes[chosen],
-            gt_classes=classes[chosen],
-            gt_boxes=Boxes(targets[chosen]),
-        )
+        classes, targets = gather_ground_truth(matches, gt_instances, self.num_classes)
+
+        samples = []
+        for p, b, c, t in zip(proposals, boxes, classes.split(counts), targets.split(counts)):
+            drawn = subsample_labels(
+                c, self.samples_per_image, self.positive_fraction, self.num_classes
+            )
+            chosen = torch.cat([index.sort().values for index in drawn])
+            samples.append(
+                Instances(
+                    p.image_size,
+                    proposal_boxes=b[chosen],
+                    gt_classes=c[chosen],
+                    gt_boxes=Boxes(t[chosen]),
+                )
+            )
+        return samples
 
     def losses(
         self, logits: Tensor, deltas: Tensor, samples: list[Instances]

@@ -13,8 +13,9 @@ class PyramidPooler(ROIPooler):
     """`ROIPooler` of type "ROIAlignV2" with as many sampling points per bin as it has cells.
 
     On the CPU, torchvision's backward pass adds up corner by corner in one thread and took a third
-    of the time of the whole head. There, the gradient is a product with the sparse matrix of
-    interpolation weights instead. Everywhere else this *is* `ROIPooler`.
+    of the time of the whole head. Training there, pooling is the product with the sparse matrix of
+    interpolation weights, and its gradient that with the transpose. Everywhere else this *is*
+    `ROIPooler`.
 
     Args:
         output_size: bins per axis.
@@ -43,7 +44,7 @@ class PyramidPooler(ROIPooler):
         learns = torch.is_grad_enabled() and any(feature.requires_grad for feature in x)
         dtypes = {feature.dtype for feature in x}
         if learns and x[0].device.type == "cpu" and dtypes == {torch.float32}:
-            return _Pool.apply(super().forward, self, box_lists, *x)
+            return _Pool.apply(self, box_lists, *x)
         return super().forward(x, box_lists)
 
     def weights(
@@ -124,23 +125,25 @@ def _axis(ends: Tensor, size: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, pool, pooler: PyramidPooler, box_lists, *maps: Tensor) -> Tensor:
-        ctx.pooler, ctx.box_lists = pooler, box_lists
-        ctx.shapes = [feature.shape for feature in maps]
-        return pool(list(maps), box_lists)
+    def forward(ctx: FunctionCtx, pooler: PyramidPooler, box_lists, *maps: Tensor) -> Tensor:
+        sizes = [tuple(feature.shape[2:]) for feature in maps]
+        table = torch.cat([feature.flatten(2).transpose(1, 2).flatten(0, 1) for feature in maps])
+        starts, cells, weights = pooler.weights(box_lists, sizes)
+        matrix = scipy.sparse.csr_matrix(
+            (weights, cells, starts), shape=(len(starts) - 1, len(table))
+        )
+        ctx.matrix, ctx.sizes = matrix, sizes
+        height, width = pooler.output_size
+        pooled = torch.from_numpy(matrix @ table.numpy())
+        return pooled.view(-1, height, width, table.shape[1]).permute(0, 3, 1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        num_images, channels = ctx.shapes[0][:2]
-        sizes = [tuple(shape[2:]) for shape in ctx.shapes]
-        starts, cells, weights = ctx.pooler.weights(ctx.box_lists, sizes)
-        bags = grad.flatten(2).transpose(1, 2).reshape(-1, channels)
-        counts = [num_images * h * w for h, w in sizes]
-        matrix = scipy.sparse.csc_matrix((weights, cells, starts), shape=(sum(counts), len(bags)))
-        table = torch.from_numpy(matrix @ bags.numpy())
-        maps = [
-            part.view(num_images, h, w, channels).permute(0, 3, 1, 2)
-            for part, (h, w) in zip(table.split(counts), sizes)
-        ]
-        return None, None, None, *maps
+        bags = grad.permute(0, 2, 3, 1).flatten(0, 2)
+        table = torch.from_numpy(ctx.matrix.T @ bags.numpy())
+        num_images = len(table) // sum(h * w for h, w in ctx.sizes)
+        maps = []
+        for part, (h, w) in zip(table.split([num_images * h * w for h, w in ctx.sizes]), ctx.sizes):
+            maps.append(part.view(num_images, h, w, -1).permute(0, 3, 1, 2))
+        return None, None, *maps

@@ -9,7 +9,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops import nms
 
 from ..losses import LossTerm
 from .anchors import PyramidAnchors
@@ -217,6 +217,7 @@ class RPN(nn.Module):
             `objectness_logits`, by falling score, without gradient.
         """
         num_anchors = [len(level) for level in levels]
+        limits = torch.tensor([[w, h, w, h] for h, w in image_sizes]).to(deltas)[:, None]
         boxes, scores = [], []
         for anchors, level_logits, level_deltas in zip(
             levels, logits.split(num_anchors, dim=1), deltas.split(num_anchors, dim=1)
@@ -226,25 +227,29 @@ class RPN(nn.Module):
             decoded = self.box_transform.apply_deltas(
                 chosen.flatten(0, 1), anchors[index].flatten(0, 1)
             )
-            boxes.append(decoded.view(*index.shape, 4))
+            boxes.append(decoded.view(*index.shape, 4).clamp(min=0).minimum(limits))
             scores.append(score)
+        counts = [score.shape[1] for score in scores]
+        boxes, scores = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+        nonempty = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
         proposals = []
-        for i, image_size in enumerate(image_sizes):
-            kept_boxes, kept_scores = [], []
-            for level_boxes, level_scores in zip(boxes, scores):
-                clipped = clip_boxes_to_image(level_boxes[i], image_size)
-                kept = nms(clipped, level_scores[i], self.nms_threshold)
-                kept_boxes.append(clipped[kept])
-                kept_scores.append(level_scores[i][kept])
-            # Boxes without area overlap nothing, so dropping them here changes no other's fate.
-            kept_boxes, kept_scores = Boxes(torch.cat(kept_boxes)), torch.cat(kept_scores)
-            nonempty = kept_boxes.nonempty()
-            kept_boxes, kept_scores = kept_boxes[nonempty], kept_scores[nonempty]
-            best, index = kept_scores.topk(min(post_nms_topk, len(kept_scores)))
+        for image_size, image_boxes, image_scores, usable in zip(
+            image_sizes, boxes, scores, nonempty
+        ):
+            kept, start = [], 0
+            for b, s in zip(image_boxes.split(counts), image_scores.split(counts)):
+                kept.append(nms(b, s, self.nms_threshold) + start)
+                start += len(b)
+            kept = torch.cat(kept)
+            # Boxes without area overlap nothing, so dropping them now changes no other's fate.
+            kept = kept[usable[kept]]
+            best, order = image_scores[kept].topk(min(post_nms_topk, len(kept)))
             proposals.append(
                 Instances(
-                    tuple(image_size), proposal_boxes=kept_boxes[index], objectness_logits=best
+                    tuple(image_size),
+                    proposal_boxes=Boxes(image_boxes[kept[order]]),
+                    objectness_logits=best,
                 )
             )
         return proposals
