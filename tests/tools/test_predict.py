@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from bright_detector import BrightDetector
+from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
+
+from co_detr import model_zoo
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("predict", ROOT / "tools" / "predict.py")
@@ -164,3 +167,31 @@ def test_threshold_outside_of_0_to_1_is_refused(run, pictures, capsys):
     with pytest.raises(SystemExit):
         run(pictures, options=["--confidence-threshold", "50"])
     assert "50.0 is not between 0 and 1" in capsys.readouterr().err
+
+
+def test_a_config_of_the_repository_predicts_what_its_evaluation_would(tmp_path):
+    name = "co_deformable_detr/co_deformable_detr_digits"
+    cfg = model_zoo.get_config(name)
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+
+    argv = ["--config-file", name, "--input", str(tmp_path / "a.png")]
+    argv += ["--output", str(tmp_path / "out"), "--confidence-threshold", "0"]
+    argv += [f"train.init_checkpoint={tmp_path}/model.pth", "train.device=cpu"]
+    assert predict.main(argv) == 0
+
+    example = instantiate(cfg.dataloader.test.mapper)({"file_name": str(tmp_path / "a.png")})
+    with torch.no_grad():
+        expected = model([example])[0]["instances"]
+    found = _predictions(tmp_path / "out")
+    assert len(found["annotations"]) == len(expected) > 0
+    assert [c["name"] for c in found["categories"]] == [str(digit) for digit in range(10)]
+    corners = expected.pred_boxes.tensor.numpy()
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    assert np.allclose([a["bbox"] for a in found["annotations"]], boxes, atol=0.01)
+    assert [a["category_id"] - 1 for a in found["annotations"]] == expected.pred_classes.tolist()
+    scores = [a["score"] for a in found["annotations"]]
+    assert np.allclose(scores, expected.scores.numpy(), atol=1e-4)
