@@ -1,14 +1,24 @@
-"""Datasets, augmentation and the training loader. Importing it registers the digits dataset."""
+"""Datasets, augmentation and the training loader.
+
+Importing it registers the digits dataset and Objects365.
+"""
 
 from co_detr.data import digits as _digits  # noqa: F401
+from co_detr.data import objects365 as _objects365  # noqa: F401
 from co_detr.data.augmentation import RandomChoice, ResizeShortestEdge, detr_augmentation
+from co_detr.data.copy_paste import CopyPaste
 from co_detr.data.dataset import load_dataset
+from co_detr.data.large_scale_jitter import large_scale_jitter
 from co_detr.data.loader import build_train_loader
+from co_detr.data.mapper import DetectionMapper
 
 __all__ = [
+    "CopyPaste",
+    "DetectionMapper",
     "RandomChoice",
     "ResizeShortestEdge",
     "build_train_loader",
     "detr_augmentation",
+    "large_scale_jitter",
     "load_dataset",
 ]

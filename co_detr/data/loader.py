@@ -4,6 +4,7 @@ So a training run that was killed continues with the very batches, in order and 
 would have seen, whatever the number of workers and however far they had read ahead.
 """
 
+import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from detectron2.data import DatasetFromList
 from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -47,6 +49,8 @@ class TrainingBatches(Sampler[list[Draw]]):
         start: number of batches to skip at the beginning.
         is_wide: per image, whether it is wider than high: then batches hold images of one kind,
             which wastes less padding.
+        repeat_factors: per image, how often it comes in an epoch on average, >= 1; the fraction is
+            the probability of one more time, drawn anew for every epoch. None for once.
         rank, world_size: this process and the number of processes.
     """
 
@@ -58,16 +62,20 @@ class TrainingBatches(Sampler[list[Draw]]):
         seed: int,
         start: int = 0,
         is_wide: Sequence[bool] | None = None,
+        repeat_factors: Sequence[float] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"no batches of {batch_size} out of {size} images: both must be >= 1")
+        if repeat_factors is not None and (len(repeat_factors) != size or min(repeat_factors) < 1):
+            raise ValueError(f"need {size} repeat factors >= 1, got {list(repeat_factors)}")
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
         self.start = start
         self.is_wide = is_wide
+        self.repeat_factors = None if repeat_factors is None else np.asarray(repeat_factors, float)
         self.rank = rank
         self.world_size = world_size
 
@@ -92,13 +100,22 @@ class TrainingBatches(Sampler[list[Draw]]):
 
     def _stream(self, position: int) -> Iterator[Draw]:
         """The samples of this rank from a position on."""
-        epoch, order = -1, np.zeros(0, dtype=np.int64)
-        while True:
-            if position // self.size != epoch:
-                epoch = position // self.size
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            yield Draw(int(order[position % self.size]), position)
-            position += self.world_size
+        begin = 0
+        for epoch in itertools.count():
+            order = self._epoch(epoch)
+            while position < begin + len(order):
+                yield Draw(int(order[position - begin]), position)
+                position += self.world_size
+            begin += len(order)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """The indices of one epoch over all ranks, in their order."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.repeat_factors is None:
+            return rng.permutation(self.size)
+        whole = np.floor(self.repeat_factors)
+        more = rng.random(self.size) < self.repeat_factors - whole
+        return rng.permutation(np.repeat(np.arange(self.size), whole.astype(int) + more))
 
 
 class TrainingDataset(Dataset):
@@ -112,6 +129,7 @@ class TrainingDataset(Dataset):
         mapper: makes a training example of a record, e.g. detectron2's `DatasetMapper`.
         seed: with the position of a sample in the stream, decides its augmentation.
         max_unreadable: largest share of samples that may be unreadable, per worker process.
+        mix: makes one example of two, the second of a random record, e.g. `CopyPaste`.
     """
 
     # Below this many failures the share says little: a handful of broken files comes early or late.
@@ -124,11 +142,13 @@ class TrainingDataset(Dataset):
         *,
         seed: int,
         max_unreadable: float = 0.01,
+        mix: Callable[[dict, dict], dict] | None = None,
     ) -> None:
         self.records = DatasetFromList(dicts)
         self.mapper = mapper
         self.seed = seed
         self.max_unreadable = max_unreadable
+        self.mix = mix
         self.num_read = 0
         self.num_unreadable = 0
 
@@ -139,25 +159,32 @@ class TrainingDataset(Dataset):
         """The example of an index; random if the index is a `Draw`, by its position."""
         position = getattr(draw, "position", int(draw))
         with random_numbers_of([self.seed, position]):
-            index, in_a_row = int(draw), 0
-            while True:
-                record = self.records[index]
-                record.setdefault("annotations", [])
-                try:
-                    example = self.mapper(record)
-                except FileNotFoundError as error:
-                    raise FileNotFoundError(
-                        f"the image {record.get('file_name')} is listed in the annotations but is "
-                        "not there: complete the image folder, or remove it from the annotations"
-                    ) from error
-                except UNREADABLE as error:
-                    in_a_row += 1
-                    self._count_unreadable(record, error, in_a_row)
-                    example = None
-                self.num_read += 1
-                if example is not None:
-                    return example
-                index = np.random.randint(len(self))
+            example = self._read(int(draw))
+            if self.mix is not None:
+                example = self.mix(example, self._read(np.random.randint(len(self))))
+            return example
+
+    def _read(self, index: int) -> dict:
+        """The example of a record, or of a random one where that cannot be read."""
+        in_a_row = 0
+        while True:
+            record = self.records[index]
+            record.setdefault("annotations", [])
+            try:
+                example = self.mapper(record)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"the image {record.get('file_name')} is listed in the annotations but is "
+                    "not there: complete the image folder, or remove it from the annotations"
+                ) from error
+            except UNREADABLE as error:
+                in_a_row += 1
+                self._count_unreadable(record, error, in_a_row)
+                example = None
+            self.num_read += 1
+            if example is not None:
+                return example
+            index = np.random.randint(len(self))
 
     def _count_unreadable(self, record: dict, error: Exception, in_a_row: int) -> None:
         self.num_unreadable += 1
@@ -201,6 +228,8 @@ def build_train_loader(
     total_batch_size: int,
     num_workers: int = 4,
     aspect_ratio_grouping: bool = True,
+    repeat_threshold: float | None = None,
+    mix: Callable[[dict, dict], dict] | None = None,
     seed: int | None = None,
     start_iter: int = 0,
 ) -> DataLoader:
@@ -212,6 +241,10 @@ def build_train_loader(
         total_batch_size: images per iteration over all processes.
         num_workers: reading processes per training process; 0 reads in the training process.
         aspect_ratio_grouping: whether to batch wide images with wide ones and high with high ones.
+        repeat_threshold: images of categories that fewer than this share of the images show come
+            more often (LVIS, Gupta et al. 2019, section 5.1); see
+            `RepeatFactorTrainingSampler.repeat_factors_from_category_frequency`. None for never.
+        mix: makes one example of two, e.g. `CopyPaste`.
         seed: of order and augmentation. None and negative numbers stand for 0: a run can be
             resumed only where the order of its data is known.
         start_iter: number of batches already consumed, when training is resumed.
@@ -224,14 +257,18 @@ def build_train_loader(
         )
     seed = max(seed or 0, 0)
     is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
+    repeat_factors = None
+    if repeat_threshold is not None:
+        repeat_factors = repeat_factors_of(dataset, repeat_threshold)
     return DataLoader(
-        TrainingDataset(dataset, mapper, seed=seed),
+        TrainingDataset(dataset, mapper, seed=seed, mix=mix),
         batch_sampler=TrainingBatches(
             len(dataset),
             total_batch_size // world_size,
             seed=seed,
             start=start_iter,
             is_wide=is_wide,
+            repeat_factors=repeat_factors,
             rank=comm.get_rank(),
             world_size=world_size,
         ),
@@ -241,6 +278,23 @@ def build_train_loader(
         # that an uninterrupted run does not take.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def repeat_factors_of(dataset: list[dict], threshold: float) -> np.ndarray:
+    """How often each image is to be shown per epoch, (images,) float, at least 1.
+
+    A category that a share f of the images show has the factor max(1, sqrt(threshold / f)); an
+    image has the largest of its categories.
+    """
+    annotations = [{"annotations": record.get("annotations", ())} for record in dataset]
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        annotations, threshold
+    ).numpy()
+    logger.info(
+        f"Repeat factors: {(factors > 1).sum()} of {len(factors)} images come more than once per "
+        f"epoch, at most {factors.max():.2f} times; {factors.sum():.0f} images per epoch"
+    )
+    return factors
 
 
 def keep_list(batch: list[dict]) -> list[dict]:

@@ -39,6 +39,9 @@ class SetCriterion(nn.Module):
         matcher: solves the groups that want a matching.
         class_loss: loss of every query and class; see `losses.FocalLoss`.
         class_weight, l1_weight, giou_weight: weights of the three losses.
+        federated: chooses the classes whose loss counts, see `fed_loss.FederatedClasses`; None for
+            all. One choice per step holds for every layer of every group and for the proposals,
+            unless these are class-agnostic. Auxiliary heads score all classes.
     """
 
     def __init__(
@@ -50,11 +53,13 @@ class SetCriterion(nn.Module):
         class_weight: float = 2.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
+        federated: nn.Module | None = None,
     ):
         super().__init__()
         self.num_classes = num_classes
         self.matcher = matcher
         self.class_loss = class_loss
+        self.federated = federated
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
 
     def forward(
@@ -95,13 +100,14 @@ class SetCriterion(nn.Module):
             },
             ground_truth,
         )
+        scored = self.federated(ground_truth.classes) if self.federated is not None else None
         terms: dict[str, LossTerm] = {}
         for name, predicted in sets.items():
             if name in matched:
                 targets = self._matched_targets(predicted, matched[name], ground_truth)
             else:
                 targets = predicted.policy
-            terms |= self._losses(name, predicted, targets, ground_truth.scale)
+            terms |= self._losses(name, predicted, targets, ground_truth.scale, scored)
         return terms
 
     def _matched_targets(
@@ -117,7 +123,12 @@ class SetCriterion(nn.Module):
         return FixedTargets(objects[matched], boxes[matched])
 
     def _losses(
-        self, name: str, predicted: _PredictionSet, targets: FixedTargets, scale: Tensor
+        self,
+        name: str,
+        predicted: _PredictionSet,
+        targets: FixedTargets,
+        scale: Tensor,
+        scored: Tensor | None,
     ) -> dict[str, LossTerm]:
         logits, boxes = predicted.logits.float(), predicted.boxes.float()
         classes = targets.classes.expand(boxes.shape[:-1])
@@ -125,7 +136,10 @@ class SetCriterion(nn.Module):
         positive = classes < self.num_classes
 
         quality = elementwise_iou(boxes.detach(), target).where(positive, 0.0)
-        class_loss = self.class_loss(logits, classes, quality).sum(-1)
+        class_loss = self.class_loss(logits, classes, quality)
+        if scored is not None and not predicted.class_agnostic:
+            class_loss = class_loss * scored
+        class_loss = class_loss.sum(-1)
         if predicted.valid is not None:
             class_loss = class_loss * predicted.valid
         l1_loss = (boxes - target).abs().sum(-1) * positive

@@ -9,12 +9,15 @@ import torch
 from detectron2.modeling import detector_postprocess
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .assignment import GroundTruth
 from .aux_heads.base import AuxHead, AuxOutput
 from .losses import LossTerm, normalize
 from .queries.group import QueryGroup
 from .transformer.encoder import EncoderMemory
+
+CANVAS_GRAY = 114.0  # of 0..255, what large-scale jittering pads with
 
 
 class CoDETR(nn.Module):
@@ -39,6 +42,8 @@ class CoDETR(nn.Module):
             assignments still feed the customized queries.
         customized_queries: False switches the customized queries off (paper, table 9).
         mask_padding: False treats padding as image, as models trained with large-scale jittering.
+        canvas: side of the square, in pixels, that images are padded to for such models, with the
+            gray of their training; None pads to the largest image of the batch.
         eval_branch: whose detections inference returns: "matching", or an auxiliary head's name
             (paper, table 11).
     """
@@ -63,6 +68,7 @@ class CoDETR(nn.Module):
         aux_losses: bool = True,
         customized_queries: bool = True,
         mask_padding: bool = True,
+        canvas: int | None = None,
         eval_branch: str = "matching",
     ):
         super().__init__()
@@ -76,6 +82,8 @@ class CoDETR(nn.Module):
             raise ValueError(f'eval_branch {eval_branch!r} is none of {["matching", *aux_heads]}')
         if aux_heads and pyramid is None:
             raise ValueError("auxiliary heads read a pyramid: pass pyramid=EncoderPyramid(...)")
+        if canvas is not None and mask_padding:
+            raise ValueError(f"canvas={canvas} is for models with mask_padding=False")
         self.backbone = backbone
         self.neck = neck
         self.encoder = encoder
@@ -90,6 +98,7 @@ class CoDETR(nn.Module):
         self.image_format = image_format
         self.aux_losses = aux_losses
         self.mask_padding = mask_padding
+        self.canvas = canvas
         self.eval_branch = eval_branch
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -131,9 +140,10 @@ class CoDETR(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalize and pad to one batch: (N, 3, H, W) and each image's valid (height, width)."""
-        images = [
-            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
-        ]
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        if self.canvas is not None:
+            images = [pad_to_canvas(image, self.canvas) for image in images]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
         sizes = batch.image_sizes
         if not self.mask_padding:
@@ -175,10 +185,24 @@ def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
     return mask
 
 
+def pad_to_canvas(image: Tensor, side: int) -> Tensor:
+    """Pad an image (3, h, w) of 0..255 at the right and below, to (3, side, side)."""
+    height, width = image.shape[-2:]
+    if max(height, width) > side:
+        raise ValueError(
+            f"an image of {height}x{width} pixels does not fit the model's canvas of {side}: "
+            f"resize it with ResizeShortestEdge({side}, {side}), or set model.canvas"
+        )
+    return functional.pad(image, (0, side - width, 0, side - height), value=CANVAS_GRAY)
+
+
 def rescale(detections: list[Instances], batched_inputs: list[dict]) -> list[dict]:
     """Bring detections to the output size each input asks for, by default its own."""
     results = []
     for found, x in zip(detections, batched_inputs):
-        height, width = x.get("height", found.image_size[0]), x.get("width", found.image_size[1])
+        # its own size: where padding counts as image, the detections know the padded one only
+        input_size = tuple(x["image"].shape[-2:])
+        found = Instances(input_size, **found.get_fields())
+        height, width = x.get("height", input_size[0]), x.get("width", input_size[1])
         results.append({"instances": detector_postprocess(found, height, width)})
     return results
