@@ -23,7 +23,7 @@ class AuxOutput:
             (0..num_classes-1; background = num_classes; ignored = -1), `gt_boxes` (Boxes, the
             assigned ground truth; zeros where background), and, unless the head was told to leave
             them out, `features` (n, C), what the head saw of each candidate. Only `features` carry
-            gradient.
+            gradient. A head may add fields of its own.
     """
 
     losses: dict[str, LossTerm]
@@ -36,7 +36,8 @@ class AuxHead(nn.Module):
     `features` are the pyramid's maps, (N, C, H_l, W_l), fine to coarse; `image_sizes` are the valid
     (height, width) of each image in the batch, in pixels of the model input. `gt_instances` have
     `gt_boxes` (Boxes, absolute XYXY in the same pixels, with positive sides) and `gt_classes`
-    (0..num_classes-1), on the device of the features; an image may have none.
+    (0..num_classes-1), on the device of the features; an image may have none. Heads that predict
+    masks need `gt_masks` too.
     """
 
     def forward(
@@ -52,7 +53,8 @@ class AuxHead(nn.Module):
         self, features: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> list[Instances]:
         """Detect: per image `pred_boxes` (absolute XYXY, clipped), `scores`, `pred_classes`,
-        ordered by falling score, in pixels of the model input."""
+        ordered by falling score, in pixels of the model input. A head that predicts masks adds
+        `pred_masks` (n, 1, S, S), probabilities within the box."""
         raise NotImplementedError
 
 

@@ -1,4 +1,7 @@
-"""The Faster R-CNN auxiliary head: an RPN and a RoI head (Ren et al.; Lin et al., FPN)."""
+"""The Faster R-CNN auxiliary head: an RPN and a RoI head (Ren et al.; Lin et al., FPN).
+
+With a mask head it is Mask R-CNN (He et al.).
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,6 +20,7 @@ from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import LossTerm
 from .base import AuxHead, AuxOutput, gather_ground_truth, keep_best_detections
+from .mask import MaskHead
 from .roi_pooler import PyramidPooler
 from .rpn import RPN
 
@@ -121,12 +125,15 @@ class FasterRCNNHead(AuxHead):
     Args:
         rpn: proposes boxes on all levels of the pyramid.
         box_head: classifies and refines them; has the number of classes.
+        mask_head: predicts the masks of positive samples, and of detections; None for boxes alone.
+            Then ground truth needs `gt_masks`.
         delta_std: spread of the deltas (dx, dy, dw, dh): predictions are in this unit.
         positive_iou: see above.
         samples_per_image, positive_fraction: RoIs drawn, and the largest share of positives.
         loss_weight: factor of all losses, those of the RPN included. The released models use 12,
             decoder layers (6) times lambda_2 (2).
-        class_loss_weight, box_loss_weight: of the RoI head's losses, times `loss_weight`.
+        class_loss_weight, box_loss_weight, mask_loss_weight: of the RoI head's losses, times
+            `loss_weight`.
         score_threshold: detections need a higher class score.
         nms_threshold: IoU above which the lower-scored box of a class is dropped.
         suppression: replaces the NMS of `nms_threshold`, for example by `SoftNMS`.
@@ -140,6 +147,7 @@ class FasterRCNNHead(AuxHead):
         *,
         rpn: RPN,
         box_head: BoxHead,
+        mask_head: MaskHead | None = None,
         delta_std: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
         positive_iou: float = 0.5,
         samples_per_image: int = 512,
@@ -147,6 +155,7 @@ class FasterRCNNHead(AuxHead):
         loss_weight: float = 12.0,
         class_loss_weight: float = 1.0,
         box_loss_weight: float = 10.0,
+        mask_loss_weight: float = 1.0,
         score_threshold: float = 0.0,
         nms_threshold: float = 0.5,
         suppression: Suppression | None = None,
@@ -156,6 +165,7 @@ class FasterRCNNHead(AuxHead):
         super().__init__()
         self.rpn = rpn
         self.box_head = box_head
+        self.mask_head = mask_head
         self.num_classes = box_head.num_classes
         self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
         self.matcher = Matcher([positive_iou], [0, 1])
@@ -164,6 +174,7 @@ class FasterRCNNHead(AuxHead):
         self.loss_weight = loss_weight
         self.class_loss_weight = class_loss_weight
         self.box_loss_weight = box_loss_weight
+        self.mask_loss_weight = mask_loss_weight
         self.score_threshold = score_threshold
         self.suppression = suppression if suppression is not None else NMS(nms_threshold)
         self.detections_per_image = detections_per_image
@@ -180,6 +191,9 @@ class FasterRCNNHead(AuxHead):
         boxes = [sample.proposal_boxes for sample in samples]
         logits, deltas, pooled = self.box_head(features, boxes)
         losses |= self.losses(logits, deltas, samples)
+        if self.mask_head is not None:
+            mask = self.mask_head.loss(features, samples, gt_instances)
+            losses["loss_mask"] = LossTerm(self.mask_loss_weight * mask.total, mask.count)
         if self.sample_features:
             for sample, feature in zip(samples, pooled.split([len(b) for b in boxes])):
                 sample.features = feature
@@ -196,7 +210,8 @@ class FasterRCNNHead(AuxHead):
 
         Returns:
             Samples as in `AuxOutput`, without features: positives, then negatives, each in the
-            order of (ground truth, proposals).
+            order of (ground truth, proposals). `gt_index` is the position of a positive sample's
+            object in the ground truth of its image; -1 where background.
         """
         truth = [gt.gt_boxes for gt in gt_instances]
         boxes = [Boxes.cat([t, p.proposal_boxes]) for t, p in zip(truth, proposals)]
@@ -209,8 +224,9 @@ class FasterRCNNHead(AuxHead):
         matches[labels == 0] = -1
         classes, targets = gather_ground_truth(matches, gt_instances, self.num_classes)
 
-        samples = []
-        for p, b, c, t in zip(proposals, boxes, classes.split(counts), targets.split(counts)):
+        samples, first = [], 0
+        per_image = (tensor.split(counts) for tensor in (classes, targets, matches))
+        for p, gt, b, c, t, m in zip(proposals, gt_instances, boxes, *per_image):
             drawn = subsample_labels(
                 c, self.samples_per_image, self.positive_fraction, self.num_classes
             )
@@ -221,8 +237,10 @@ class FasterRCNNHead(AuxHead):
                     proposal_boxes=b[chosen],
                     gt_classes=c[chosen],
                     gt_boxes=Boxes(t[chosen]),
+                    gt_index=(m[chosen] - first).clamp(min=-1),
                 )
             )
+            first += len(gt)
         return samples
 
     def losses(
@@ -267,4 +285,6 @@ class FasterRCNNHead(AuxHead):
                     limit=self.detections_per_image,
                 )
             )
+        if self.mask_head is not None:
+            detections = self.mask_head.inference(features, detections)
         return detections
