@@ -35,6 +35,7 @@ class CoDETR(nn.Module):
         criterion: predictions to losses.
         postprocess: predictions of the last layer to detections.
         aux_heads: auxiliary heads by name.
+        instance_mask: adds masks to the detections of the matching queries; None for boxes alone.
         num_classes: for reference and for configs to point at.
         pixel_mean, pixel_std: per channel, in the range of the input images.
         image_format: "RGB" or "BGR", the order in which images arrive.
@@ -62,6 +63,7 @@ class CoDETR(nn.Module):
         proposals: nn.Module | None = None,
         pyramid: nn.Module | None = None,
         aux_heads: Mapping[str, AuxHead] | None = None,
+        instance_mask: nn.Module | None = None,
         pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
         pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
         image_format: str = "RGB",
@@ -94,6 +96,7 @@ class CoDETR(nn.Module):
         self.decoder = decoder
         self.criterion = criterion
         self.postprocess = postprocess
+        self.instance_mask = instance_mask
         self.num_classes = num_classes
         self.image_format = image_format
         self.aux_losses = aux_losses
@@ -114,7 +117,8 @@ class CoDETR(nn.Module):
 
         Args:
             batched_inputs: detectron2's format: "image" (3, H, W); in training "instances" with
-                `gt_boxes` and `gt_classes`; optional "height" and "width" of the output.
+                `gt_boxes`, `gt_classes` and, for mask heads, `gt_masks`; optional "height" and
+                "width" of the output.
 
         Returns:
             a flat dict of weighted losses; or per image {"instances": detections}, with boxes in
@@ -136,6 +140,9 @@ class CoDETR(nn.Module):
         ]
         predictions = self.decoder(groups, memory)
         terms = self.criterion(predictions, groups, proposals, ground_truth)
+        if self.instance_mask is not None:
+            boxes = predictions["matching"].boxes[-1]
+            terms |= self.instance_mask(memory.maps(), boxes, sizes, instances)
         return normalize(terms | self.aux_terms(aux))
 
     def preprocess(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -174,7 +181,10 @@ class CoDETR(nn.Module):
         proposals = self.proposals(memory) if self.proposals is not None else None
         groups: list[QueryGroup] = self.query_sources["matching"](memory, proposals, None, {})
         predicted = self.decoder(groups[:1], memory)["matching"]
-        return self.postprocess(predicted.logits[-1], predicted.boxes[-1], sizes)
+        detections = self.postprocess(predicted.logits[-1], predicted.boxes[-1], sizes)
+        if self.instance_mask is None:
+            return detections
+        return self.instance_mask.inference(memory.maps(), detections)
 
 
 def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:

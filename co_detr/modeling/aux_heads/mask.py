@@ -67,6 +67,7 @@ class MaskHead(nn.Module):
         for layer in (*self.convs, self.upsample, self.logits):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.logits.weight, std=0.001)
 
     def forward(self, features: list[Tensor], boxes: list[Boxes], classes: Tensor) -> Tensor:
         """Predict the mask of each box's class.
