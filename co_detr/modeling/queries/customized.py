@@ -97,12 +97,11 @@ class CustomizedQueries(nn.Module):
         self, index: int, head: str, samples: Sequence[Instances], scale: Tensor, count: int
     ) -> QueryGroup:
         chosen, valid = self._choose(samples, count)
-        picked = [image[rows] for image, rows in zip(samples, chosen)]
-        classes = torch.stack([s.gt_classes for s in picked])
+        classes = select([s.gt_classes for s in samples], chosen)
         classes = classes.where(valid, torch.full_like(classes, self.num_classes))
-        coordinates = torch.stack([s.proposal_boxes.tensor for s in picked]).detach()
+        coordinates = select([s.proposal_boxes.tensor for s in samples], chosen).detach()
         coordinates = to_normalized_cxcywh(coordinates, scale[:, None])
-        targets = torch.stack([s.gt_boxes.tensor for s in picked])
+        targets = select([s.gt_boxes.tensor for s in samples], chosen)
         targets = to_normalized_cxcywh(targets, scale[:, None])
 
         # boxes may leave the image; only their embedding is brought into [0, 1]
@@ -112,7 +111,7 @@ class CustomizedQueries(nn.Module):
             position, content = encoded.chunk(2, dim=-1)
             position = position + self.head_position[index]
         if self.use_features:
-            features = torch.stack([s.features for s in picked])
+            features = select([s.features for s in samples], chosen)
             content = content + self.feature_norm[index](self.feature_linear[index](features))
         return QueryGroup(
             name=f"customized/{head}",
@@ -131,9 +130,16 @@ class CustomizedQueries(nn.Module):
         rank = random_rank(classes)
         positive = classes.ge(0) & classes.lt(self.num_classes)
         rank = rank + 2 * positive + 1 * (classes == self.num_classes)
-        rank, chosen = rank.topk(count, dim=1)
-        valid = rank >= (2.0 if self.padding == "mask" else 1.0)
+        chosen = rank.topk(count, dim=1).indices
+        valid = (positive if self.padding == "mask" else classes >= 0).gather(1, chosen)
         return chosen.where(valid, torch.zeros_like(chosen)), valid
+
+
+def select(values: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Stack `rows` (N, n) of each image's values (m, ...); zeros for an image that has none."""
+    return torch.stack(
+        [v[r] if len(v) else v.new_zeros(len(r), *v.shape[1:]) for v, r in zip(values, rows)]
+    )
 
 
 def random_rank(like: Tensor) -> Tensor:
