@@ -89,6 +89,53 @@ FASTER_RCNN = [
     Rename(r"roi_head\.0\.bbox_head\.fc_reg\.(\w+)", r"aux_heads.rcnn.box_head.bbox_pred.\1"),
 ]
 
+MASK_RCNN = [
+    Rename(
+        r"roi_head\.0\.mask_head\.convs\.(\d+)\.conv\.(\w+)",
+        r"aux_heads.rcnn.mask_head.convs.\1.\2",
+    ),
+    Rename(r"roi_head\.0\.mask_head\.upsample\.(\w+)", r"aux_heads.rcnn.mask_head.upsample.\1"),
+    Rename(r"roi_head\.0\.mask_head\.conv_logits\.(\w+)", r"aux_heads.rcnn.mask_head.logits.\1"),
+]
+
+_M = r"mask_head\."
+_STAGE = r"mask_head\.stages\.(\d+)\."
+INSTANCE_MASK = [
+    Rename(
+        _M + r"(instance|semantic)_convs\.(\d+)\.conv\.(\w+)",
+        r"instance_mask.mask_head.\1_convs.\2.\3",
+    ),
+    Rename(
+        _M + r"(instance|semantic)_convs\.(\d+)\.norm_layer\.(\w+)",
+        r"instance_mask.mask_head.\1_convs.\2.norm.\3",
+    ),
+    Rename(
+        _STAGE + r"semantic_transform_in\.(\w+)",
+        r"instance_mask.mask_head.stages.\1.semantic_in.\2",
+    ),
+    Rename(_STAGE + r"fuse_conv\.0\.(\w+)", r"instance_mask.mask_head.stages.\1.reduce.\2"),
+    *(
+        Rename(
+            _STAGE + rf"fuse_conv\.1\.dilation_conv_{i + 1}\.conv\.(\w+)",
+            rf"instance_mask.mask_head.stages.\1.dilated.{i}.\2",
+        )
+        for i in range(3)
+    ),
+    Rename(
+        _STAGE + r"fuse_conv\.1\.merge_conv\.conv\.(\w+)",
+        r"instance_mask.mask_head.stages.\1.merge.\2",
+    ),
+    Rename(_STAGE + r"fuse_transform_out\.(\w+)", r"instance_mask.mask_head.stages.\1.out.\2"),
+    Rename(_M + r"stage_instance_logits\.(\d+)\.(\w+)", r"instance_mask.mask_head.logits.\1.\2"),
+    Rename(r"mask_iou_head\.convs\.(\d+)\.conv\.(\w+)", r"instance_mask.iou_head.convs.\1.\2"),
+    Rename(
+        r"mask_iou_head\.convs\.(\d+)\.norm_layer\.(\w+)",
+        r"instance_mask.iou_head.convs.\1.norm.\2",
+    ),
+    Rename(r"mask_iou_head\.fcs\.(\d+)\.(\w+)", r"instance_mask.iou_head.fcs.\1.\2"),
+    Rename(r"mask_iou_head\.fc_mask_iou\.(\w+)", r"instance_mask.iou_head.mask_iou.\1"),
+]
+
 _TOWERS = (("cls", "class"), ("reg", "box"))
 ATSS = [
     *(
@@ -127,7 +174,8 @@ def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
         Rename(rf"query_head\.cls_branches\.{last}\.(\w+)", r"proposals.class_branch.\1"),
         Rename(rf"query_head\.reg_branches\.{last}\.(.+)", r"proposals.box_branch.\1"),
     ]
-    return [backbone, neck, *encoder_branches, *TRANSFORMER, *FASTER_RCNN, *ATSS]
+    heads = [*FASTER_RCNN, *MASK_RCNN, *ATSS, *INSTANCE_MASK]
+    return [backbone, neck, *encoder_branches, *TRANSFORMER, *heads]
 
 
 def _module_of(part: nn.Module) -> ModuleType:
