@@ -69,6 +69,7 @@ def rename(
     source: Mapping[str, Tensor],
     table: Sequence[Rename | SubmoduleRenames],
     model: Mapping[str, Tensor],
+    any_shape: Callable[[str], object] = lambda name: False,
 ) -> tuple[dict[str, Tensor], list[tuple[str, str | None]]]:
     """Give every source tensor the name it has in the model. The first row that matches counts.
 
@@ -76,6 +77,7 @@ def rename(
         source: tensors by their names in the checkpoint (meta tensors will do).
         table: rows, most specific first.
         model: the model's state dict, of which only names and shapes are read.
+        any_shape: says of a name in the model whether its shape may differ.
 
     Returns:
         the renamed tensors, and the list of (source name, our name or None if dropped).
@@ -102,7 +104,7 @@ def rename(
     shapes = [
         f"{name}: checkpoint {tuple(tensor.shape)}, model {tuple(model[name].shape)}"
         for name, tensor in converted.items()
-        if name in model and tensor.shape != model[name].shape
+        if name in model and tensor.shape != model[name].shape and not any_shape(name)
     ]
     problems = {
         "checkpoint tensors that no rule knows": unknown,

@@ -1,0 +1,177 @@
+"""Conversion of released weights from the command line, and the files it has to refuse."""
+
+import importlib.util
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
+from golden import build, co_deformable_detr_config, tensors
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = "co_deformable_detr_tiny"
+
+
+@pytest.fixture
+def convert(tmp_path, monkeypatch):
+    """Run the tool on SRC, by default with the config the fixture belongs to; returns DST."""
+    spec = importlib.util.spec_from_file_location("convert", ROOT / "tools/convert_checkpoint.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    config = tmp_path / "config.py"
+
+    def run(source, *options, target="ours.safetensors", change=""):
+        config.write_text(
+            "from golden import co_deformable_detr_config\nmodel = co_deformable_detr_config()\n"
+            f"{change}\n"
+        )
+        argv = ["convert", str(source), str(tmp_path / target), "--config-file", str(config)]
+        monkeypatch.setattr(sys, "argv", [*argv, *options])
+        tool.main()
+        return tmp_path / target
+
+    return run
+
+
+@pytest.fixture
+def released(tmp_path):
+    """The fixture's weights as the release would publish them."""
+    path = tmp_path / "released.pth"
+    torch.save({"meta": {"epoch": 12}, "state_dict": tensors(FOLDER, "weights")}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return build(co_deformable_detr_config(), FOLDER).state_dict()
+
+
+@pytest.mark.parametrize("target", ["ours.safetensors", "ours.pth"])
+def test_converted_weights_are_the_models(convert, released, ours, target, capsys):
+    path = convert(released, target=target)
+    if target.endswith(".pth"):
+        model = instantiate(co_deformable_detr_config())
+        DetectionCheckpointer(model).load(str(path))
+        found = model.state_dict()
+    else:
+        found = load_file(path)
+    assert found.keys() == ours.keys()
+    assert all(torch.equal(found[name], ours[name]) for name in ours)
+    printed = capsys.readouterr().out
+    assert "(dropped)" in printed and f"{len(ours)} tensors written" in printed
+
+
+def test_moving_averages_beside_the_weights(convert, tmp_path, ours):
+    weights = tensors(FOLDER, "weights")
+    averages = {f"ema_{k.replace('.', '_')}": v + 1 for k, v in weights.items()}
+    path = tmp_path / "with_ema.pth"
+    torch.save({"state_dict": weights | averages}, path)
+    name = "encoder.level_embed"
+    assert torch.equal(load_file(convert(path))[name], ours[name])
+    assert torch.equal(load_file(convert(path, "--ema"))[name], ours[name] + 1)
+
+
+def test_moving_averages_apart_from_the_weights(convert, tmp_path, ours):
+    weights = tensors(FOLDER, "weights")
+    path = tmp_path / "with_ema.pth"
+    averages = {f"module.{k}": v + 1 for k, v in weights.items()}
+    torch.save({"state_dict": weights, "ema_state_dict": averages}, path)
+    name = "encoder.level_embed"
+    assert torch.equal(load_file(convert(path, "--ema"))[name], ours[name] + 1)
+
+
+def refusal(convert, source, *options, **kwargs) -> str:
+    """The message the tool stops with; nothing may be written then."""
+    with pytest.raises(SystemExit) as stopped:
+        convert(source, *options, **kwargs)
+    assert not (source.parent / "ours.safetensors").exists()
+    return str(stopped.value)
+
+
+def test_asking_for_averages_that_are_not_there(convert, released):
+    assert "no moving averages" in refusal(convert, released, "--ema")
+
+
+def test_a_truncated_checkpoint(convert, released):
+    released.write_bytes(released.read_bytes()[:100_000])
+    message = refusal(convert, released)
+    assert str(released) in message and "cut off" in message
+
+
+def test_truncated_safetensors(convert, tmp_path):
+    path = tmp_path / "released.safetensors"
+    save_file(tensors(FOLDER, "weights"), path)
+    path.write_bytes(path.read_bytes()[:100_000])
+    assert "no complete safetensors file" in refusal(convert, path)
+
+
+def test_an_empty_file(convert, tmp_path):
+    path = tmp_path / "released.pth"
+    path.write_bytes(b"")
+    assert str(path) in refusal(convert, path)
+
+
+class RunsCode:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+def test_code_inside_a_checkpoint_does_not_run(convert, tmp_path, save):
+    path, marker = tmp_path / "released.pth", tmp_path / "it_ran"
+    save({"state_dict": tensors(FOLDER, "weights"), "meta": RunsCode(marker)}, path)
+    message = refusal(convert, path)
+    assert "could run code" in message
+    assert not marker.exists()
+
+
+def test_the_wrong_config(convert, released):
+    message = refusal(convert, released, change="model.encoder.num_layers = 3")
+    assert "encoder.layers.2.ffn.0.weight" in message
+    assert "model tensors that the checkpoint lacks" in message
+
+
+def test_another_number_of_classes(convert, released):
+    message = refusal(convert, released, change="model.num_classes = 5")
+    assert "decoder.class_branches.0.weight: checkpoint (7, 64), model (5, 64)" in message
+
+
+def test_classes_are_kept_by_name(convert, released, tmp_path, ours, capsys):
+    (tmp_path / "source.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
+    (tmp_path / "target.txt").write_text("F\nnew\nb\n")
+    path = convert(
+        released,
+        "--change-classes",
+        f"--source-names={tmp_path / 'source.txt'}",
+        f"--target-names={tmp_path / 'target.txt'}",
+        change="model.num_classes = 3",
+    )
+    found = load_file(path)
+    name = "decoder.class_branches.1.weight"
+    assert torch.equal(found[name][[0, 2]], ours[name][[5, 1]])
+    assert found[name].shape == (3, 64)
+    name = "aux_heads.rcnn.box_head.cls_score.weight"
+    assert torch.equal(found[name][[0, 2, 3]], ours[name][[5, 1, 7]])  # 7 and 3 are background
+    name = "aux_heads.rcnn.box_head.bbox_pred.weight"
+    assert torch.equal(found[name][:4], ours[name][20:24])
+    assert torch.equal(found["encoder.level_embed"], ours["encoder.level_embed"])
+    assert "started anew for 3 classes: proposals.class_branch.weight" in capsys.readouterr().out
+
+
+def test_names_that_do_not_fit_the_classes(convert, released, tmp_path):
+    (tmp_path / "source.txt").write_text("a\nb\n")
+    message = refusal(
+        convert,
+        released,
+        "--change-classes",
+        f"--source-names={tmp_path / 'source.txt'}",
+        change="model.num_classes = 3",
+    )
+    assert "has 7 source classes, but 2 are named" in message
