@@ -9,7 +9,9 @@ pixel of a photo. The same bytes come out every time:
       train/000001.png ...                  2000 images, 128x128 RGB
       val/000001.png ...                     250 images
       annotations/instances_train.json      category_id = digit + 1, ten categories "0" to "9"
-      annotations/instances_val.json
+      annotations/instances_val.json        boxes, their areas, and the ink as polygons
+      annotations/lvis_train.json           the same pictures in LVIS format: see `to_lvis`
+      annotations/lvis_val.json
 
 Usage: python datasets/prepare_digits.py [--output FOLDER] [--force]
 """
@@ -38,7 +40,21 @@ INK_CELL = 0.25  # opacity from which on a cell or pixel belongs to the digit
 MAX_IOU = 0.02  # between any two boxes of an image
 PLACEMENTS = 20  # tries before a digit is dropped
 MIN_CONTRAST = 70.0  # luminance of the ink above the mean luminance under its box, of 255
+# In the LVIS files so many training images are annotated for these digits; for the others, all are.
+# By LVIS's bounds of 10 and 100 images that makes one rare, three common and six frequent digits.
+ANNOTATED_IMAGES = {6: 100, 7: 60, 8: 30, 9: 10}
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # weights of R, G, B (ITU-R BT.601)
+
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+
+
+class Digit(NamedTuple):
+    """An object of an image."""
+
+    scan: int  # index among all scans
+    box: Box
+    ink: np.ndarray  # (height, width) bool, which pixels of the box
 
 
 class Split(NamedTuple):
@@ -101,7 +117,7 @@ def draw_background(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.BILINEAR)) * DIMMING
 
 
-def iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes (x, y, width, height)."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
@@ -109,9 +125,7 @@ def iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
     return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
 
-def find_place(
-    shape: tuple[int, int], taken: list[tuple[int, int, int, int]], rng: np.random.Generator
-) -> tuple[int, int, int, int] | None:
+def find_place(shape: tuple[int, int], taken: list[Box], rng: np.random.Generator) -> Box | None:
     """A box (x, y, width, height) for a digit of shape (h, w), clear of those taken, or None."""
     height, width = shape
     for _ in range(PLACEMENTS):
@@ -145,15 +159,15 @@ def compose_image(
     scans: np.ndarray,
     photos: list[np.ndarray],
     rng: np.random.Generator,
-) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
-    """One picture (IMAGE_SIZE, IMAGE_SIZE, 3) uint8 and its objects: (scan index, box xywh)."""
+) -> tuple[np.ndarray, list[Digit]]:
+    """One picture (IMAGE_SIZE, IMAGE_SIZE, 3) uint8 and its objects."""
     background = draw_background(photos[int(rng.integers(len(photos)))], rng)
     canvas = background.copy()
-    objects: list[tuple[int, tuple[int, int, int, int]]] = []
+    objects: list[Digit] = []
     for _ in range(int(rng.integers(1, MAX_DIGITS, endpoint=True))):
         index = next(scan_stream)
         alpha = render_digit(scans[index], rng)
-        box = find_place(alpha.shape, [taken for _, taken in objects], rng)
+        box = find_place(alpha.shape, [other.box for other in objects], rng)
         if box is None:
             continue
         x, y, width, height = box
@@ -161,12 +175,37 @@ def compose_image(
         ink = pick_ink(background[window], rng)
         opacity = (alpha * rng.uniform(0.75, 1.0))[..., None]
         canvas[window] = canvas[window] * (1.0 - opacity) + ink * opacity
-        objects.append((index, box))
+        objects.append(Digit(index, box, alpha >= INK_CELL))
     return np.rint(canvas).astype(np.uint8), objects
 
 
+def to_polygons(mask: np.ndarray, x: int, y: int) -> list[list[int]]:
+    """Rectangles that fill the pixels of a mask (h, w) whose upper left corner is at (x, y).
+
+    Each is x1, y1, x2, y1, x2, y2, x1, y2, as COCO writes polygons. Runs that repeat from one row
+    to the next share a rectangle.
+    """
+    polygons = []
+    open_runs: dict[tuple[int, int], int] = {}  # (first, last + 1) column: first row
+    for row in range(len(mask) + 1):
+        inside = np.zeros(mask.shape[1] + 2, dtype=int)
+        if row < len(mask):
+            inside[1:-1] = mask[row]
+        edges = np.flatnonzero(np.diff(inside)).tolist()
+        runs = set(zip(edges[::2], edges[1::2]))
+        for left, right in [run for run in open_runs if run not in runs]:
+            x1, x2, y1, y2 = x + left, x + right, y + open_runs.pop((left, right)), y + row
+            polygons.append([x1, y1, x2, y1, x2, y2, x1, y2])
+        for run in sorted(runs - open_runs.keys()):
+            open_runs[run] = row
+    return polygons
+
+
 def generate_split(split: Split) -> Iterator[tuple[np.ndarray, list[dict]]]:
-    """Yield every image of a split with its annotations (`bbox` xywh in pixels, `category_id`)."""
+    """Yield every image of a split with its annotations.
+
+    These have `category_id`, `bbox` (xywh in pixels), `area` (of the box) and `segmentation`.
+    """
     scans, digits, photos = load_sources()
     photos = [photo[:, split.columns] for photo in photos]
     rng = np.random.default_rng([SEED, split.index])
@@ -174,13 +213,18 @@ def generate_split(split: Split) -> Iterator[tuple[np.ndarray, list[dict]]]:
     for _ in range(split.num_images):
         image, objects = compose_image(stream, scans, photos, rng)
         yield image, [
-            {"category_id": int(digits[scan]) + 1, "bbox": list(box), "area": box[2] * box[3]}
-            for scan, box in objects
+            {
+                "category_id": int(digits[o.scan]) + 1,
+                "bbox": list(o.box),
+                "area": o.box[2] * o.box[3],
+                "segmentation": to_polygons(o.ink, o.box[0], o.box[1]),
+            }
+            for o in objects
         ]
 
 
-def write_split(split: Split, root: Path) -> None:
-    """Write a split's pictures and its annotation file under `root`."""
+def write_split(split: Split, root: Path) -> dict:
+    """Write a split's pictures and its annotation file under `root`; returns the file's content."""
     (root / split.name).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
@@ -197,7 +241,10 @@ def write_split(split: Split, root: Path) -> None:
                 {"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0, **fields}
             )
     content = {
-        "info": {"description": f"scikit-learn digits on photos, {split.name}, seed {SEED}"},
+        "info": {
+            "description": f"scikit-learn digits on photos, {split.name}, seed {SEED}",
+            "split": split.name,
+        },
         "licenses": [],
         "categories": [{"id": digit + 1, "name": str(digit)} for digit in range(10)],
         "images": images,
@@ -205,12 +252,89 @@ def write_split(split: Split, root: Path) -> None:
     }
     with open(root / "annotations" / f"instances_{split.name}.json", "w") as file:
         json.dump(content, file)
+    return content
+
+
+def to_lvis(train: dict, val: dict) -> tuple[dict, dict]:
+    """The annotation files in LVIS format, with a long tail of digits.
+
+    LVIS is federated: an image lists the categories it was searched for, and what it shows of the
+    others is not annotated. Here only the first images that show a digit of `ANNOTATED_IMAGES` are
+    annotated for it. Validation images are annotated for every digit.
+
+    Args:
+        train, val: contents of the COCO files.
+
+    Returns:
+        The contents of lvis_train.json and lvis_val.json.
+    """
+    shown = _images_by_category(train)
+    for digit, number in ANNOTATED_IMAGES.items():
+        shown[digit + 1] = shown[digit + 1][:number]
+    annotated = {category: set(images) for category, images in shown.items()}
+    kept = [a for a in train["annotations"] if a["image_id"] in annotated[a["category_id"]]]
+    categories = [
+        {
+            **category,
+            "synonyms": [category["name"]],
+            "synset": f"digit_{category['name']}.n.01",
+            "def": f"the digit {category['name']}",
+            # of the training images, also in the validation file
+            "image_count": len(annotated[category["id"]]),
+            "instance_count": sum(a["category_id"] == category["id"] for a in kept),
+            "frequency": _frequency(len(annotated[category["id"]])),
+        }
+        for category in train["categories"]
+    ]
+    return (
+        _lvis_content(train, kept, categories),
+        _lvis_content(val, val["annotations"], categories),
+    )
+
+
+def _images_by_category(content: dict) -> dict[int, list[int]]:
+    """For each category id, in order, the ids of the images that show it."""
+    images: dict[int, dict[int, None]] = {c["id"]: {} for c in content["categories"]}
+    for annotation in content["annotations"]:
+        images[annotation["category_id"]][annotation["image_id"]] = None
+    return {category: list(ids) for category, ids in images.items()}
+
+
+def _frequency(image_count: int) -> str:
+    """LVIS's class of a category: rare, common or frequent."""
+    return "r" if image_count <= 10 else "c" if image_count <= 100 else "f"
+
+
+def _lvis_content(content: dict, annotations: list[dict], categories: list[dict]) -> dict:
+    split = content["info"]["split"]
+    shown: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
+    for annotation in content["annotations"]:
+        shown[annotation["image_id"]].add(annotation["category_id"])
+    images = [
+        {
+            **image,
+            # readers of LVIS take folder and name from the end of the address
+            "coco_url": f"digits/{split}/{image['file_name']}",
+            "neg_category_ids": [c["id"] for c in categories if c["id"] not in shown[image["id"]]],
+            "not_exhaustive_category_ids": [],
+        }
+        for image in content["images"]
+    ]
+    return {**content, "categories": categories, "images": images, "annotations": annotations}
+
+
+def write_lvis(train: dict, val: dict, root: Path) -> None:
+    """Write the annotations of both splits in LVIS format under `root`."""
+    for split, content in zip(("train", "val"), to_lvis(train, val)):
+        with open(root / "annotations" / f"lvis_{split}.json", "w") as file:
+            json.dump(content, file)
 
 
 def is_complete(root: Path) -> bool:
-    """Whether `root` holds both annotation files and as many pictures as there should be."""
+    """Whether `root` holds every annotation file and as many pictures as there should be."""
     return all(
         (root / "annotations" / f"instances_{split.name}.json").is_file()
+        and (root / "annotations" / f"lvis_{split.name}.json").is_file()
         and sum(1 for _ in (root / split.name).glob("*.png")) == split.num_images
         for split in SPLITS
     )
@@ -232,8 +356,8 @@ def prepare(root: Path, force: bool = False) -> bool:
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
-        for split in SPLITS:
-            write_split(split, unfinished)
+        train, val = (write_split(split, unfinished) for split in SPLITS)
+        write_lvis(train, val, unfinished)
         unfinished.chmod(0o755)  # a temporary folder is private to its owner
         if root.exists():
             shutil.rmtree(root)

@@ -47,8 +47,10 @@ def load_dataset(
         check_registered(name)
         check_files(name)
         # One reader is enough: the file is the same for all processes.
-        if MetadataCatalog.get(name).get("evaluator_type") == "coco" and comm.is_main_process():
-            check_coco_file(PathManager.get_local_path(MetadataCatalog.get(name).json_file))
+        metadata = MetadataCatalog.get(name)
+        kind = metadata.get("evaluator_type")
+        if kind in ("coco", "lvis") and comm.is_main_process():
+            check_annotation_file(PathManager.get_local_path(metadata.json_file), kind)
 
     dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty)
     for name in names:
@@ -95,12 +97,16 @@ def check_files(name: str) -> None:
             )
 
 
-def check_coco_file(json_file: str) -> None:
-    """Look for contradictions in a COCO annotation file that would spoil training in silence.
+def check_annotation_file(json_file: str, kind: str = "coco") -> None:
+    """Look for contradictions in an annotation file that would spoil training in silence.
 
     Raises ValueError naming the file, the first offender and the remedy: no JSON, missing
-    sections, repeated image or annotation ids, annotations of unlisted images or categories,
-    boxes that are not four finite numbers.
+    sections, images without name or size, repeated image or annotation ids, annotations of
+    unlisted images or categories, boxes that are not four finite numbers.
+
+    Args:
+        json_file: a local path.
+        kind: "coco" or "lvis"; the latter wants category ids from 1 without gaps.
     """
     try:
         with open(json_file) as file:
@@ -110,8 +116,8 @@ def check_coco_file(json_file: str) -> None:
     sections = ("images", "categories")
     if not isinstance(content, dict) or any(key not in content for key in sections):
         raise ValueError(
-            f"{json_file} is no COCO detection file: it needs the lists `images`, `categories` "
-            "and, for training, `annotations`"
+            f"{json_file} is no {kind.upper()} detection file: it needs the lists `images`, "
+            "`categories` and, for training, `annotations`"
         )
 
     _check_unique(json_file, "image", content["images"])
@@ -120,8 +126,16 @@ def check_coco_file(json_file: str) -> None:
     if any("id" in annotation for annotation in annotations):
         _check_unique(json_file, "annotation", annotations)
 
+    for image in content["images"]:
+        _check_image(json_file, image)
     images = {image["id"] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
+    if kind == "lvis" and categories != set(range(1, len(categories) + 1)):
+        raise ValueError(
+            f"{json_file} has the category ids {_shorten(sorted(categories))}: in LVIS format they "
+            f"run from 1 to their number, {len(categories)}. Number them anew, or register the "
+            "file with register_coco_instances"
+        )
     for number, annotation in enumerate(annotations):
         where = f"{json_file}: annotation {annotation.get('id', f'number {number}')}"
         if annotation.get("image_id") not in images:
@@ -188,6 +202,17 @@ def _has_area(annotation: dict, height: float, width: float) -> bool:
     if mode == BoxMode.XYWH_ABS:
         x2, y2 = x1 + x2, y1 + y2
     return min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
+
+
+def _check_image(json_file: str, image: dict) -> None:
+    """Raise ValueError unless an image of an annotation file has a name and a size."""
+    sizes = image.get("height"), image.get("width")
+    if not all(isinstance(side, int | float) and side > 0 for side in sizes):
+        raise ValueError(
+            f"{json_file}: image {image['id']} has height and width {sizes}: give them in pixels"
+        )
+    if not (image.get("file_name") or image.get("coco_url")):
+        raise ValueError(f"{json_file}: image {image['id']} has no file_name: add it")
 
 
 def _is_box(box: object) -> bool:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image
 
+from co_detr.data import load_dataset
 from co_detr.data.digits import register_digits
 
 SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_digits.py"
@@ -112,6 +114,62 @@ def test_all_scans_are_used_before_one_comes_again():
     assert sorted(itertools.islice(stream, 4)) == [5, 6, 7, 8]
 
 
+def test_polygons_fill_exactly_the_pixels_of_a_mask():
+    mask = np.array([[0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]], dtype=bool)
+    polygons = prepare_digits.to_polygons(mask, x=3, y=2)
+    # the upper four pixels share a rectangle
+    assert [4, 2, 6, 2, 6, 4, 4, 4] in polygons and len(polygons) == 3
+    expected = np.zeros((6, 8), dtype=bool)
+    expected[2:5, 3:7] = mask
+    assert np.array_equal(polygons_to_bitmask(polygons, 6, 8), expected)
+
+
+def test_polygons_fill_every_scan():
+    scans, _, _ = prepare_digits.load_sources()
+    rng = np.random.default_rng(1)
+    for scan in scans[:40]:
+        ink = prepare_digits.render_digit(scan, rng) >= 0.25
+        polygons = prepare_digits.to_polygons(ink, 0, 0)
+        assert np.array_equal(polygons_to_bitmask(polygons, *ink.shape), ink)
+
+
+def test_lvis_files_annotate_a_few_images_for_the_rare_digits(monkeypatch):
+    monkeypatch.setattr(prepare_digits, "ANNOTATED_IMAGES", {1: 2})
+
+    def content(split, shown):
+        """Images that show the given digits."""
+        annotations = [
+            {"id": number, "image_id": image_id, "category_id": digit + 1}
+            for number, (image_id, digit) in enumerate(
+                (image_id, digit) for image_id, digits in shown.items() for digit in digits
+            )
+        ]
+        images = [{"id": image_id, "file_name": f"{image_id}.png"} for image_id in shown]
+        categories = [{"id": digit + 1, "name": str(digit)} for digit in range(3)]
+        return {
+            "info": {"split": split},
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+
+    train, val = prepare_digits.to_lvis(
+        content("train", {1: [1, 1], 2: [0, 1], 3: [1], 4: [0, 2]}), content("val", {9: [1]})
+    )
+    found = [(a["image_id"], a["category_id"]) for a in train["annotations"]]
+    assert found == [(1, 2), (1, 2), (2, 1), (2, 2), (4, 1), (4, 3)]  # not the digit 1 of image 3
+    assert [c["image_count"] for c in train["categories"]] == [2, 2, 1]
+    assert [c["instance_count"] for c in train["categories"]] == [2, 3, 1]
+    # image 3 shows a 1 that is not annotated: it is known to lack the others only
+    assert [i["neg_category_ids"] for i in train["images"]] == [[1, 3], [3], [1, 3], [2]]
+    assert train["images"][1]["coco_url"] == "digits/train/2.png"
+    assert len(val["annotations"]) == 1 and val["categories"] == train["categories"]
+
+
+def test_frequencies_follow_the_bounds_of_lvis():
+    assert [prepare_digits._frequency(n) for n in (1, 10, 11, 100, 101)] == list("rrccf")
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """The dataset with 3 + 2 images, written once, and its folder."""
@@ -159,7 +217,7 @@ def test_an_interrupted_run_leaves_nothing(small, monkeypatch):
 @pytest.fixture
 def registered(tmp_path):
     """Registers the digits under another name; the names leave the catalogs afterwards."""
-    names = [f"temporary_digits_{split}" for split in ("train", "val")]
+    names = [f"temporary_digits_{split}" for split in ("train", "val", "lvis_train", "lvis_val")]
     register_digits(str(tmp_path), "temporary_digits")
     yield names
     for name in names:
@@ -175,10 +233,28 @@ def test_registered_digits_load(small, registered):
     assert MetadataCatalog.get(registered[1]).thing_classes[7] == "7"
 
 
+def test_registered_lvis_digits_load(small, registered):
+    dicts = load_dataset(registered[3])
+    assert [record["file_name"] for record in dicts] == [
+        str(small / "val" / f"00000{number}.png") for number in (1, 2)
+    ]
+    generated = _first(VAL, 2)
+    for record, (_, objects) in zip(dicts, generated):
+        classes = [a["category_id"] for a in record["annotations"]]
+        assert classes == [o["category_id"] - 1 for o in objects]
+        shown = {c + 1 for c in classes}
+        assert set(record["neg_category_ids"]) == set(range(1, 11)) - shown
+    counts = MetadataCatalog.get(registered[3]).class_image_count
+    train = json.loads((small / "annotations" / "instances_train.json").read_text())
+    zeros = {a["image_id"] for a in train["annotations"] if a["category_id"] == 1}
+    assert counts[0] == {"id": 1, "image_count": len(zeros)}
+
+
 def test_missing_digits_say_how_to_make_them(registered):
     with pytest.raises(FileNotFoundError, match="instances_train.json.*prepare_digits.py"):
         DatasetCatalog.get(registered[0])
 
 
 def test_digits_are_registered_by_importing_the_data_package():
-    assert {"digits_train", "digits_val"} <= set(DatasetCatalog.list())
+    names = {"digits_train", "digits_val", "digits_lvis_train", "digits_lvis_val"}
+    assert names <= set(DatasetCatalog.list())
