@@ -173,3 +173,16 @@ def test_a_score_threshold_above_all_scores_leaves_no_detections(make):
 def test_a_pyramid_of_another_depth_is_refused_with_both_numbers(make):
     with pytest.raises(ValueError, match=r"2 feature maps for strides \(8, 16, 32\)"):
         make()(pyramid()[:2], SIZES, ground_truth(BATCHES["no-boxes"]))
+
+
+def test_losses_are_computed_in_float32_under_autocast(make):
+    head, features = make(), [f.detach() for f in pyramid()]
+    truth, losses = ground_truth(BATCHES["one-empty-image"]), []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(normalize(head(features, SIZES, truth).losses))
+    for name, loss in losses[1].items():
+        assert loss.dtype == torch.float32
+        # The predictions have three digits, and proposals move a little.
+        assert loss.item() == pytest.approx(losses[0][name].item(), rel=0.1), name
