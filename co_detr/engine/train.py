@@ -11,12 +11,19 @@ import argparse
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import create_ddp_model, default_setup, default_writers, hooks
+from detectron2.engine import (
+    HookBase,
+    create_ddp_model,
+    default_setup,
+    default_writers,
+    hooks,
+)
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -67,10 +74,15 @@ def setup(args: argparse.Namespace) -> DictConfig:
 
     Raises:
         FileNotFoundError: a dataset is not where it should be; says where that is.
-        ValueError: the config contradicts itself or the machine.
+        ValueError: the config is incomplete or contradicts itself or the machine.
     """
     cfg = LazyConfig.load(args.config_file)
     cfg = LazyConfig.apply_overrides(cfg, args.opts)
+    needed = {"model", "dataloader", "train"}
+    if not args.eval_only:
+        needed |= {"optimizer", "lr_multiplier"}
+    if missing := sorted(needed - set(cfg)):
+        raise ValueError(f"{args.config_file} has no {', '.join(missing)}: define or import it")
     output_dir, rank = cfg.train.output_dir, comm.get_rank()
     setup_logger(output_dir, distributed_rank=rank, name="co_detr")
     logger.info(f"co_detr {co_detr.__version__}, detectron2: {co_detr.detectron2_origin()}")
@@ -257,8 +269,11 @@ def build_train_loader(cfg: DictConfig, start_iter: int) -> Any:
 
 
 def build_hooks(
-    cfg: DictConfig, model: nn.Module, checkpointer: WholeFileCheckpointer, evaluate: Any
-) -> list[hooks.HookBase]:
+    cfg: DictConfig,
+    model: nn.Module,
+    checkpointer: WholeFileCheckpointer,
+    evaluate: Callable[[], dict[str, Any]],
+) -> list[HookBase]:
     """The hooks of a training but the writers, in the order of their calls after a step.
 
     Args:

@@ -20,12 +20,13 @@ from co_detr.engine import main
 
 HERE = Path(__file__).parent
 TOOL = HERE.parents[1] / "tools" / "lazyconfig_train_net.py"
-CONFIG = str(HERE / "toy_config.py")
+TOY = str(HERE / "toy_config.py")
+CO_DETR = str(HERE / "co_detr_config.py")
 
 
-def arguments(output_dir, *overrides, resume=False, eval_only=False):
+def arguments(output_dir, *overrides, config=TOY, resume=False, eval_only=False):
     flags = ["--resume"] * resume + ["--eval-only"] * eval_only
-    words = ["--config-file", CONFIG, *flags, f"train.output_dir={output_dir}", *overrides]
+    words = ["--config-file", config, *flags, f"train.output_dir={output_dir}", *overrides]
     return default_argument_parser().parse_args(words)
 
 
@@ -55,7 +56,7 @@ def in_a_process(args):
 
 
 def losses(output_dir):
-    """{iteration: set of all lines "rank images loss weight" it wrote}, exact to the last bit."""
+    """{iteration: set of all lines "rank images boxes loss weight" it wrote}, to the last bit."""
     seen = {}
     for line in (Path(output_dir) / "losses.txt").read_text().splitlines():
         iteration, rest = line.split(" ", 1)
@@ -259,17 +260,17 @@ def test_averaged_weights_start_as_the_first_ones_and_follow_by_the_decay(tmp_pa
     keep_all = ["train.checkpointer.period=1", "train.checkpointer.max_to_keep=9"]
     main(arguments(tmp_path, *EMA, *keep_all, "train.max_iter=3"))
     weights = [
-        load(tmp_path / f"model_000000{i}.pth")["model"]["layers.0.weight"] for i in range(3)
+        load(tmp_path / f"model_000000{i}.pth")["model"]["model.layers.0.weight"] for i in range(3)
     ]
     expected = weights[0]
     for later in weights[1:]:
         expected = 0.75 * expected + 0.25 * later
-    average = load(tmp_path / "model_final.pth")["ema"]["module.layers.0.weight"]
+    average = load(tmp_path / "model_final.pth")["ema"]["module.model.layers.0.weight"]
     assert torch.allclose(average, expected, atol=1e-7)
     assert not torch.allclose(average, weights[2], atol=1e-4)
     # the evaluated weights are the averaged ones
     for name in ("model_final_ema.pth", "model_best.pth"):
-        assert torch.equal(load(tmp_path / name)["model"]["layers.0.weight"], average), name
+        assert torch.equal(load(tmp_path / name)["model"]["model.layers.0.weight"], average), name
 
 
 def test_averaged_weights_survive_an_interruption(tmp_path, whole):
@@ -285,14 +286,14 @@ def test_averaged_weights_survive_an_interruption(tmp_path, whole):
 # ---------------------------------------------------------------- the command line
 
 
-def command(output_dir, *words):
+def command(output_dir, *words, config=TOY):
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(TOOL.parents[1]))
     return subprocess.run(
         [
             sys.executable,
             str(TOOL),
             "--config-file",
-            CONFIG,
+            config,
             *words,
             f"train.output_dir={output_dir}",
         ],
@@ -300,22 +301,6 @@ def command(output_dir, *words):
         capture_output=True,
         text=True,
     )
-
-
-def test_two_processes_train_on_different_images_with_equal_weights(tmp_path):
-    job = command(tmp_path, "--num-gpus", "2", "--dist-url", "auto")
-    assert job.returncode == 0, job.stderr
-    for lines in losses(tmp_path).values():
-        (rank0, ids0, loss0, weight0), (rank1, ids1, loss1, weight1) = sorted(
-            line.split() for line in lines
-        )
-        assert (rank0, rank1) == ("0", "1")
-        assert ids0 != ids1
-        assert loss0 != loss1
-        assert weight0 == weight1
-    rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    logged = {row["iteration"]: row for row in rows if "total_loss" in row}
-    assert math.isfinite(logged[11]["total_loss"])
 
 
 def test_a_killed_command_resumes(tmp_path, whole):
@@ -328,3 +313,43 @@ def test_a_killed_command_resumes(tmp_path, whole):
 def test_the_saved_config_repeats_the_run(whole):
     saved = LazyConfig.load(str(whole / "config.yaml"))
     assert saved.train.max_iter == 12 and saved.train.seed == 3
+
+
+# ---------------------------------------------------------------- Co-DETR itself
+
+
+def test_a_killed_run_of_co_detr_resumes_as_if_nothing_had_happened(tmp_path):
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    assert in_a_process(arguments(whole, config=CO_DETR)) == 0
+    code = in_a_process(arguments(cut, "model.kill_at=3", config=CO_DETR))
+    assert code == -signal.SIGKILL
+    assert in_a_process(arguments(cut, config=CO_DETR, resume=True)) == 0
+    assert len(losses(cut)) == 6
+    assert_same_run(cut, whole)
+
+
+def ranks_of(output_dir):
+    """For every iteration, what the two ranks wrote: (images, boxes, loss, weight) each."""
+    for _, lines in sorted(losses(output_dir).items()):
+        (rank0, *first), (rank1, *second) = sorted(line.split() for line in lines)
+        assert (rank0, rank1) == ("0", "1")
+        yield first, second
+
+
+def test_two_processes_train_co_detr_while_one_of_them_has_no_box(tmp_path):
+    job = command(tmp_path, "--num-gpus", "2", "--dist-url", "auto", config=CO_DETR)
+    assert job.returncode == 0, job.stderr
+    pairs = list(ranks_of(tmp_path))
+    assert len(pairs) == 6
+    for (ids0, _, loss0, weight0), (ids1, _, loss1, weight1) in pairs:
+        assert ids0 != ids1 and loss0 != loss1
+        assert math.isfinite(float.fromhex(loss0)) and math.isfinite(float.fromhex(loss1))
+        assert weight0 == weight1, "the ranks drifted apart"
+    boxes = [(int(first[1]), int(second[1])) for first, second in pairs]
+    assert any(min(pair) == 0 < max(pair) for pair in boxes), boxes
+
+    rows = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    logged = {row["iteration"]: row for row in rows if "total_loss" in row}
+    # the first logged value is the median of two iterations, which is their mean
+    means = [(float.fromhex(a[2]) + float.fromhex(b[2])) / 2 for a, b in pairs[:2]]
+    assert logged[1]["total_loss"] == pytest.approx(sum(means) / 2, rel=1e-5)

@@ -1,4 +1,4 @@
-"""A training job small enough to be killed many times: a dataset, a mapper, a model, an evaluator.
+"""A training job small enough to be killed many times: datasets, mappers, a model, an evaluator.
 
 Everything random is used once: Python, numpy and torch in the mapper, torch (dropout) and numpy in
 the model.
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
@@ -25,6 +26,35 @@ def records(count: int = 11) -> list[dict]:
     ]
 
 
+def picture_records(count: int = 9) -> list[dict]:
+    """Records of made-up pictures; every third one shows nothing."""
+    return [
+        {"image_id": i, "file_name": f"{i}.png", "width": 64, "height": 64, "objects": i % 3}
+        for i in range(count)
+    ]
+
+
+class PictureMapper:
+    """Paints bright rectangles of three classes on noise, in a place of its own at each call."""
+
+    def __call__(self, record: dict) -> dict:
+        picture = np.random.randint(0, 60, (3, 64, 64), dtype=np.uint8)
+        boxes, classes = [], []
+        for _ in range(record["objects"]):
+            width, height = np.random.randint(12, 40, 2)
+            x, y = np.random.randint(0, 64 - width), np.random.randint(0, 64 - height)
+            label = random.randrange(3)
+            picture[label, y : y + height, x : x + width] = 255
+            boxes.append([x, y, x + width, y + height])
+            classes.append(label)
+        instances = Instances((64, 64))
+        instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        size = {"height": 64, "width": 64}
+        image = torch.from_numpy(picture)
+        return {"image_id": record["image_id"], "image": image, "instances": instances, **size}
+
+
 class Mapper:
     """Makes four numbers of a record, jittered as an augmentation would."""
 
@@ -34,43 +64,61 @@ class Mapper:
         return {"image_id": record["image_id"], "example": example}
 
 
-class Model(nn.Module):
-    """Two linear layers with dropout between; writes down each loss it returns, to the last bit.
+class Net(nn.Module):
+    """Two linear layers with dropout between."""
 
-    Args:
-        log: a file for lines "iteration rank image_ids loss weight", where "weight" is the sum of
-            the first layer's before the step.
-        kill_at: the process kills itself in the forward pass of that iteration.
-        kill_in_save: it kills itself while the checkpoint after that iteration is written.
-        nan_at: the iteration whose box loss is not a number.
-    """
-
-    def __init__(self, log="", kill_at=None, kill_in_save=None, nan_at=None):
+    def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+
+    def forward(self, batch):
+        if not self.training:
+            return [{"answer": self.layers(item["example"]).item()} for item in batch]
+        out = self.layers(torch.stack([item["example"] for item in batch]))
+        error = (out - 1 - 0.1 * float(np.random.rand())).squeeze(1)
+        return {
+            "toy/loss_class": error.abs().mean(),
+            "toy/loss_box": (error**2).mean(),
+            "toy/accuracy": (error.detach().abs() < 0.1).float().mean(),
+        }
+
+
+class Recorded(nn.Module):
+    """A model that writes down each loss it returns, to the last bit, and fails when told to.
+
+    Args:
+        model: any model.
+        log: a file for lines "iteration rank image_ids boxes loss weight": the number of boxes in
+            the batch, the sum of the losses, and the sum of all parameters before the step.
+        kill_at: the process kills itself in the forward pass of that iteration.
+        kill_in_save: it kills itself while the checkpoint after that iteration is written.
+        nan_at: the iteration whose last loss is not a number.
+    """
+
+    def __init__(self, model, log="", kill_at=None, kill_in_save=None, nan_at=None):
+        super().__init__()
+        self.model = model
         self.log = log
         self.kill_at, self.kill_in_save, self.nan_at = kill_at, kill_in_save, nan_at
 
     def forward(self, batch):
         if not self.training:
-            return [{"answer": self.layers(item["example"]).item()} for item in batch]
+            return self.model(batch)
         iteration = get_event_storage().iter
         if iteration == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        out = self.layers(torch.stack([item["example"] for item in batch]))
-        error = (out - 1 - 0.1 * float(np.random.rand())).squeeze(1)
-        losses = {
-            "toy/loss_class": error.abs().mean(),
-            "toy/loss_box": (error**2).mean() * (float("nan") if iteration == self.nan_at else 1),
-            "toy/accuracy": (error.detach().abs() < 0.1).float().mean(),
-        }
-        if self.log:
-            total = losses["toy/loss_class"] + losses["toy/loss_box"]
-            numbers = total.item().hex(), self.layers[0].weight.sum().item().hex()
-            ids = ",".join(str(item["image_id"]) for item in batch)
-            with open(self.log, "a") as file:
-                file.write(f"{iteration} {comm.get_rank()} {ids} {' '.join(numbers)}\n")
-        return losses
+        outputs = self.model(batch)
+        losses = {name: value for name, value in outputs.items() if "loss" in name}
+        if iteration == self.nan_at:
+            name = list(losses)[-1]
+            outputs[name] = outputs[name] * float("nan")
+        ids = ",".join(str(item["image_id"]) for item in batch)
+        boxes = sum(len(item.get("instances", ())) for item in batch)
+        weight = sum(p.detach().double().sum() for p in self.parameters())
+        numbers = sum(losses.values()).item().hex(), weight.item().hex()
+        with open(self.log, "a") as file:
+            file.write(f"{iteration} {comm.get_rank()} {ids} {boxes} {' '.join(numbers)}\n")
+        return outputs
 
     def state_dict(self, *args, **kwargs):
         state = super().state_dict(*args, **kwargs)

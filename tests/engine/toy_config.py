@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import toy  # noqa: E402
 
-model = L(toy.Model)(log="${train.output_dir}/losses.txt")
+model = L(toy.Recorded)(model=L(toy.Net)(), log="${train.output_dir}/losses.txt")
 
 dataloader = OmegaConf.create()
 dataloader.train = L(build_train_loader)(
