@@ -1,0 +1,359 @@
+#!/usr/bin/env python
+"""Time pairs of implementations against each other and print one table.
+
+    python tools/benchmark.py                               all benchmarks
+    python tools/benchmark.py ms_deform_attn --repeats 20   one of them
+    python tools/benchmark.py --list
+
+The two sides of a row are timed in turns in the same run, so that whatever else the machine does
+hits both. Inputs and weights are random; the shapes are those of real use.
+"""
+
+import argparse
+import inspect
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from unittest import mock
+
+import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
+
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from co_detr import model_zoo
+from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, QueryGroup
+from co_detr.modeling.transformer.encoder import EncoderMemory
+from co_detr.ops.ms_deform_attn import ms_deform_attn_cpu, ms_deform_attn_reference
+
+# A repeat calls a side so often that it takes at least this long, in seconds.
+MIN_REPEAT_TIME = 0.05
+
+Shapes = list[tuple[int, int]]
+R50_SHAPES: Shapes = [(80, 80), (40, 40), (20, 20), (10, 10)]  # a 640x640 image
+DIGITS_SHAPES: Shapes = [(16, 16), (8, 8), (4, 4)]  # a 128x128 image
+R50_CONFIG = "common/models/co_deformable_detr_r50"
+DIGITS_CONFIG = "co_deformable_detr/co_deformable_detr_digits"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the table: two sides, each a name and a call without arguments."""
+
+    what: str
+    first: tuple[str, Callable[[], object]]
+    second: tuple[str, Callable[[], object]]
+
+
+Benchmark = Callable[[torch.device], Iterator[Comparison]]
+BENCHMARKS: dict[str, Benchmark] = {}
+
+
+def benchmark(name: str) -> Callable[[Benchmark], Benchmark]:
+    """Register a function that yields comparisons; the first line of its docstring is its help."""
+
+    def register(function: Benchmark) -> Benchmark:
+        BENCHMARKS[name] = function
+        return function
+
+    return register
+
+
+@benchmark("ms_deform_attn")
+def compare_deformable_attention(device: torch.device) -> Iterator[Comparison]:
+    """The CPU path of ms_deform_attn against the reference."""
+    if device.type != "cpu":
+        return  # other devices run the reference
+    R50, digits = (R50_SHAPES, 8, 32), (DIGITS_SHAPES, 4, 16)
+    for name, (shapes, heads, channels), N, Q in [
+        ("R50 encoder, N=1", R50, 1, None),
+        ("R50 encoder, N=2", R50, 2, None),
+        ("R50 decoder, N=1, Q=900", R50, 1, 900),
+        ("digits encoder, N=8", digits, 8, None),
+        ("digits decoder, N=8, Q=160", digits, 8, 160),
+    ]:
+        inputs = attention_inputs(shapes, heads, channels, N, Q)
+        for direction, run in [("forward", forward), ("forward+backward", forward_backward)]:
+            yield Comparison(
+                f"{name}: {direction}",
+                ("CPU path", run(ms_deform_attn_cpu, shapes, *inputs)),
+                ("reference", run(ms_deform_attn_reference, shapes, *inputs)),
+            )
+
+
+def attention_inputs(
+    shapes: Shapes, heads: int, channels: int, N: int, Q: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, locations a few cells around the reference points, and weights, for 4 points.
+
+    Reference points are the cells (Q = None, as in the encoder), or random.
+    """
+    size = torch.tensor([(w, h) for h, w in shapes])
+    tokens = int(size.prod(dim=1).sum())
+    if Q is None:
+        cells = [torch.cartesian_prod(torch.arange(h), torch.arange(w)).flip(1) for h, w in shapes]
+        reference = torch.cat([(cell + 0.5) / wh for cell, wh in zip(cells, size)])
+    else:
+        reference = torch.rand(Q, 2)
+    samples = (N, len(reference), heads, len(shapes), 4)
+    offsets = 3 * torch.randn(*samples, 2) / size[:, None]
+    weights = torch.rand(samples).flatten(-2).softmax(-1).view(samples)
+    values = torch.randn(N, tokens, heads, channels)
+    return values, reference[None, :, None, None, None] + offsets, weights
+
+
+def forward(operator, shapes, value, locations, weights) -> Callable[[], Tensor]:
+    return torch.no_grad()(lambda: operator(value, shapes, locations, weights))
+
+
+def forward_backward(operator, shapes, *inputs) -> Callable[[], object]:
+    value, locations, weights = (tensor.clone().requires_grad_() for tensor in inputs)
+    grad = torch.randn(locations.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+    def run():
+        output = operator(value, shapes, locations, weights)
+        return torch.autograd.grad(output, (value, locations, weights), grad)
+
+    return run
+
+
+@benchmark("decoder_pass")
+def compare_decoder_passes(device: torch.device) -> Iterator[Comparison]:
+    """All query groups in one decoder pass against a pass for each (forward and backward)."""
+    for name, config, shapes, N, counts in [
+        ("R50 decoder, N=1, 300 x 3", R50_CONFIG, R50_SHAPES, 1, (300, 300, 300)),
+        ("digits decoder, N=8, 40 + 60 x 2", DIGITS_CONFIG, DIGITS_SHAPES, 8, (40, 60, 60)),
+    ]:
+        model = model_zoo.get_config(config).model
+        decoder = instantiate(model.decoder).to(device)
+        memory = random_memory(shapes, N, decoder.embed_dim, device)
+        groups = random_groups(counts, N, decoder.embed_dim, device)
+
+        def run(*passes: list[QueryGroup], decoder=decoder, memory=memory) -> None:
+            total = 0
+            for some in passes:
+                for predicted in decoder(some, memory).values():
+                    total = total + predicted.logits.mean() + predicted.boxes.mean()
+            total.backward()
+
+        yield Comparison(
+            name,
+            ("one pass", lambda run=run, groups=groups: run(groups)),
+            ("separate passes", lambda run=run, groups=groups: run(*([g] for g in groups))),
+        )
+
+
+def random_memory(shapes: Shapes, N: int, embed_dim: int, device: torch.device) -> EncoderMemory:
+    tokens = sum(h * w for h, w in shapes)
+    return EncoderMemory(
+        tokens=torch.randn(N, tokens, embed_dim, device=device, requires_grad=True),
+        padding=torch.zeros(N, tokens, dtype=torch.bool, device=device),
+        spatial_shapes=shapes,
+        valid_cells=torch.tensor([(w, h) for h, w in shapes], device=device).expand(N, -1, -1),
+    )
+
+
+def random_groups(
+    counts: tuple[int, ...], N: int, embed_dim: int, device: torch.device
+) -> list[QueryGroup]:
+    """A matching group and customized ones, a tenth of whose queries are padding."""
+    groups = []
+    for index, Q in enumerate(counts):
+        content, position = torch.randn(2, N, Q, embed_dim, device=device, requires_grad=True)
+        reference = torch.rand(N, Q, 4, device=device)
+        if index == 0:
+            groups.append(
+                QueryGroup("matching", content, reference, HungarianTargets(), position=position)
+            )
+            continue
+        classes = torch.zeros(N, Q, dtype=torch.int64, device=device)
+        valid = torch.arange(Q, device=device).expand(N, Q) < 0.9 * Q
+        groups.append(
+            QueryGroup(
+                name=f"customized/{index}",
+                content=content,
+                reference=reference,
+                targets=FixedTargets(classes, reference),
+                valid=valid,
+                position=position,
+            )
+        )
+    return groups
+
+
+@benchmark("training_step")
+def time_training_step(device: torch.device) -> Iterator[Comparison]:
+    """A training step of Co-Deformable-DETR R50 (K = 2), one 640x640 image."""
+    model = build_model(R50_CONFIG, device)
+    step = train_step(model, random_batch(1, 640, boxes=(7, 8), sizes=(32, 320)))
+    yield Comparison(
+        "R50, 640x640: training step",
+        ("ours", step),
+        ("reference attention", with_reference_attention(step)),
+    )
+
+
+@benchmark("inference")
+def time_inference(device: torch.device) -> Iterator[Comparison]:
+    """Inference of Co-Deformable-DETR R50, one 640x640 image."""
+    model = build_model(R50_CONFIG, device).eval()
+    batch = random_batch(1, 640, boxes=(7, 8), sizes=(32, 320))
+    detect = torch.no_grad()(lambda: model(batch))
+    yield Comparison(
+        "R50, 640x640: inference",
+        ("ours", detect),
+        ("reference attention", with_reference_attention(detect)),
+    )
+
+
+@benchmark("auxiliary_heads")
+def compare_auxiliary_heads(device: torch.device) -> Iterator[Comparison]:
+    """What an iteration of the digits model costs with K auxiliary heads, against K = 0."""
+    batch = random_batch(8, 128, boxes=(1, 5), sizes=(24, 64))
+
+    def step(*heads: str) -> Callable[[], None]:
+        return train_step(build_model(DIGITS_CONFIG, device, heads), batch)
+
+    none = step()
+    yield Comparison("digits, batch 8: iteration", ("K = 0", none), ("K = 1", step("atss")))
+    yield Comparison("digits, batch 8: iteration", ("K = 0", none), ("K = 2", step("rcnn", "atss")))
+
+
+def build_model(
+    config: str, device: torch.device, heads: tuple[str, ...] = ("rcnn", "atss")
+) -> nn.Module:
+    """A model with random weights and some of its auxiliary heads, in training mode."""
+    torch.manual_seed(0)
+    model = model_zoo.get_config(config).model
+    for name in ("rcnn", "atss"):
+        if name not in heads:
+            del model.aux_heads[name]
+    model.query_sources.customized.heads = list(heads)
+    return instantiate(model).to(device).train()
+
+
+def random_batch(
+    N: int, side: int, boxes: tuple[int, int], sizes: tuple[int, int]
+) -> list[dict[str, object]]:
+    """Noise with random square boxes: from boxes[0] to boxes[1] of them, sizes in pixels."""
+    generator = torch.Generator().manual_seed(0)
+    batch = []
+    for _ in range(N):
+        count = int(torch.randint(boxes[0], boxes[1] + 1, (), generator=generator))
+        size = sizes[0] + (sizes[1] - sizes[0]) * torch.rand(count, 1, generator=generator)
+        corner = (side - size) * torch.rand(count, 2, generator=generator)
+        instances = Instances(
+            (side, side),
+            gt_boxes=Boxes(torch.cat((corner, corner + size), dim=1)),
+            gt_classes=torch.randint(0, 10, (count,), generator=generator),
+        )
+        image = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
+        batch.append({"image": image, "instances": instances, "height": side, "width": side})
+    return batch
+
+
+def train_step(model: nn.Module, batch: list[dict[str, object]]) -> Callable[[], None]:
+    """Losses, gradients, clipping and AdamW, with a learning rate too small to change much."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-7)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        sum(model(batch).values()).backward()
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+
+    return step
+
+
+def with_reference_attention(function: Callable[[], object]) -> Callable[[], object]:
+    """The same call with `ms_deform_attn_reference` in place of `ms_deform_attn`."""
+
+    def run() -> object:
+        target = "co_detr.modeling.transformer.attention.ms_deform_attn"
+        with mock.patch(target, ms_deform_attn_reference):
+            return function()
+
+    return run
+
+
+def time_in_turns(
+    comparison: Comparison, repeats: int, device: torch.device
+) -> tuple[list[float], list[float]]:
+    """Seconds per call of both sides, one number per repeat."""
+
+    def measure(function: Callable[[], object], calls: int = 1) -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        synchronize(device)
+        return (time.perf_counter() - start) / calls
+
+    sides = [comparison.first[1], comparison.second[1]]
+    for side in sides:
+        side()  # warm-up
+    calls = [math.ceil(MIN_REPEAT_TIME / measure(side)) for side in sides]
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for side, count, taken in zip(sides, calls, times):
+            taken.append(measure(side, count))
+    return times
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+HEADERS = ["", "A", "median ms", "min ms", "B", "median ms", "min ms", "B / A"]
+
+
+def table_row(comparison: Comparison, first: list[float], second: list[float]) -> list[str]:
+    """Cells under `HEADERS`; the ratio is that of the medians."""
+    cells = [comparison.what]
+    for (name, _), times in ((comparison.first, first), (comparison.second, second)):
+        cells += [name, f"{1e3 * statistics.median(times):.2f}", f"{1e3 * min(times):.2f}"]
+    return [*cells, f"{statistics.median(second) / statistics.median(first):.2f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--list", action="store_true", help="say what there is, and stop")
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    if args.repeats < 1:
+        parser.error(f"--repeats must be at least 1, got {args.repeats}")
+    if args.list:
+        for name, function in BENCHMARKS.items():
+            print(f"{name:16} {inspect.getdoc(function).splitlines()[0]}")
+        return
+
+    rows = []
+    for name in args.names or BENCHMARKS:
+        torch.manual_seed(0)
+        for comparison in BENCHMARKS[name](args.device):
+            print(f"{name}: {comparison.what}", file=sys.stderr)
+            rows.append(
+                table_row(comparison, *time_in_turns(comparison, args.repeats, args.device))
+            )
+    where = f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{where}; {args.repeats} repeats of each side, in turns")
+    print(tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
