@@ -39,8 +39,8 @@ class CoDETR(nn.Module):
         num_classes: for reference and for configs to point at.
         pixel_mean, pixel_std: per channel, in the range of the input images.
         image_format: "RGB" or "BGR", the order in which images arrive.
-        aux_losses: False switches the losses of the auxiliary heads off (paper, table 9); their
-            assignments still feed the customized queries.
+        aux_losses: False switches the losses of the auxiliary heads off (paper, table 9): they and
+            the pyramid stay as they are, but their assignments still feed the customized queries.
         customized_queries: False switches the customized queries off (paper, table 9).
         mask_padding: False treats padding as image, as models trained with large-scale jittering.
         canvas: side of the square, in pixels, that images are padded to for such models, with the
@@ -107,6 +107,8 @@ class CoDETR(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
         if not aux_losses:  # nothing trains them then, which a distributed wrapper must know
             self.aux_heads.requires_grad_(False)
+            if self.pyramid is not None:
+                self.pyramid.requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -161,7 +163,8 @@ class CoDETR(nn.Module):
         self, memory: EncoderMemory, sizes: list[tuple[int, int]], instances: list[Instances]
     ) -> dict[str, AuxOutput]:
         """Let every auxiliary head assign labels to its candidates."""
-        if not self.aux_heads:
+        wanted = self.aux_losses or "customized" in self.query_sources
+        if not self.aux_heads or not wanted:
             return {}
         maps = self.pyramid(memory)
         return {name: head(maps, sizes, instances) for name, head in self.aux_heads.items()}

@@ -130,6 +130,15 @@ def test_location_gradient_at_pixel_centres_is_that_of_grid_sample():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("shapes", [[(1, 1)], [(2, 1), (1, 1)], [(2, 2), (1, 2)]])
+@pytest.mark.parametrize("P", [1, 8])
+def test_maps_with_fewer_cells_than_samples(shapes, P):
+    inputs = random_inputs(N=1, P=P, shapes=shapes)
+    expected = run(ms_deform_attn_reference, *inputs, shapes=shapes)
+    for actual, wanted in zip(run(ms_deform_attn_cpu, *inputs, shapes=shapes), expected):
+        torch.testing.assert_close(actual, wanted)
+
+
 @pytest.mark.parametrize("chunk", [1, 17, 10**9])
 def test_chunks_do_not_change_the_result(chunk, monkeypatch):
     inputs = random_inputs(N=3, Q=7)

@@ -260,6 +260,8 @@ def _hat_slope(distance: Tensor) -> Tensor:
 def _dot_products(corners: _Corners, grad_bags: Tensor, table: Tensor) -> Tensor:
     """Dot product of each bag's output gradient with each of the bag's rows: (bags, 4*K)."""
     rows = corners.rows
+    if rows.shape[1] >= len(table):  # more entries than cells, which the sparse product cannot hold
+        return (grad_bags @ table.t()).gather(1, rows.long())
     entries = torch.sparse_csr_tensor(
         torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype),
         rows.flatten(),
