@@ -34,6 +34,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import co_detr
 from co_detr.data.dataset import check_files, check_registered
 
+from .build import without_pretrained
 from .checkpoint import WholeFileCheckpointer
 from .files import whole_file
 from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from
@@ -56,9 +57,11 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     cfg = setup(args)
     if not args.eval_only:
         return do_train(args, cfg)
-    model = instantiate(cfg.model).to(cfg.train.device)
-    if not cfg.train.init_checkpoint:
+    weights_follow = bool(cfg.train.init_checkpoint)
+    if not weights_follow:
         logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
+    model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
+    model.to(cfg.train.device)
     DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
     return do_test(cfg, model)
 
@@ -168,7 +171,11 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     Returns:
         The results of the last evaluation, as `do_test` returns them.
     """
-    model = instantiate(cfg.model).to(cfg.train.device)
+    weights_follow = args.resume and os.path.isfile(
+        os.path.join(cfg.train.output_dir, "last_checkpoint")
+    )
+    model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
+    model.to(cfg.train.device)
     logger.info(f"Model:\n{model}")
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
