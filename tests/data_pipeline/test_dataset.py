@@ -1,10 +1,11 @@
 """load_dataset: what it returns, and that each thing wrong with a dataset is named."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import register_coco_instances, register_lvis_instances
 
 from co_detr.data import load_dataset
 
@@ -85,6 +86,25 @@ def test_a_file_that_is_no_json_is_named(tiny):
         load_dataset(name)
 
 
+@pytest.mark.parametrize("key, value", [("height", None), ("width", 0), ("height", "40")])
+def test_an_image_without_size_is_named(tiny, key, value):
+    tiny.content["images"][2][key] = value
+    with pytest.raises(ValueError, match="image 3 has height and width"):
+        load_dataset(tiny.register())
+
+
+def test_an_image_without_file_name_is_named(tiny):
+    del tiny.content["images"][1]["file_name"]
+    with pytest.raises(ValueError, match="image 2 has no file_name"):
+        load_dataset(tiny.register())
+
+
+def test_a_category_missing_from_the_file_is_named(tiny):
+    del tiny.content["categories"][1]
+    with pytest.raises(ValueError, match="annotation 1 has category_id 5.*it has 9"):
+        load_dataset(tiny.register())
+
+
 def test_a_file_of_another_kind_is_named(tiny):
     name = tiny.register()
     with open(MetadataCatalog.get(name).json_file, "w") as file:
@@ -116,3 +136,66 @@ def test_training_needs_an_object_somewhere(tiny):
 def test_evaluation_does_not_need_objects(tiny):
     tiny.content["annotations"] = []
     assert len(load_dataset(tiny.register(), is_train=False)) == 4
+
+
+# ---------------------------------------------------------------- LVIS format
+
+
+@pytest.fixture
+def lvis(tiny, tmp_path):
+    """The tiny dataset in LVIS format: category ids 1 and 2, polygons, frequencies.
+
+    `register()` writes `content` as it is by then, registers it and returns the name.
+    """
+    content = tiny.content
+    for category, new_id in zip(content["categories"], (2, 1)):
+        category.update(id=new_id, image_count=2, frequency="r", synonyms=[category["name"]])
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["category_id"] = {5: 1, 9: 2}[annotation["category_id"]]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
+    for image in content["images"]:
+        image["coco_url"] = f"somewhere/pictures/{image['file_name']}"
+    json_file = tmp_path / "lvis.json"
+    names = []
+
+    def register():
+        json_file.write_text(json.dumps(content))
+        names.append("tiny_lvis")
+        register_lvis_instances("tiny_lvis", {}, str(json_file), str(tmp_path))
+        return "tiny_lvis"
+
+    yield SimpleNamespace(content=content, register=register)
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_lvis_files_load_and_bring_frequencies(lvis):
+    dicts = load_dataset(lvis.register(), num_classes=2)
+    assert [[a["category_id"] for a in r["annotations"]] for r in dicts] == [[0, 1], [1], [0], []]
+    counts = [{"id": 1, "image_count": 2}, {"id": 2, "image_count": 2}]
+    assert MetadataCatalog.get("tiny_lvis").class_image_count == counts
+
+
+def test_lvis_categories_with_gaps_are_refused(lvis):
+    lvis.content["categories"][0]["id"] = 7
+    for annotation in lvis.content["annotations"]:
+        annotation["category_id"] = 7
+    with pytest.raises(ValueError, match="category ids 1, 7.*from 1 to their number, 2"):
+        load_dataset(lvis.register())
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda c: c["images"][3].update(id=2), "2 entries have the image id 2"),
+        (lambda c: c["annotations"][0].update(category_id=3), "annotation 1 has category_id 3"),
+        (lambda c: c["annotations"][0].update(image_id=8), "annotation 1 belongs to image 8"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, 1]), "four finite numbers"),
+    ],
+)
+def test_contradictions_in_lvis_files_are_named(lvis, spoil, message):
+    spoil(lvis.content)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(lvis.register())

@@ -10,7 +10,13 @@ import torch
 from detectron2.data import DatasetMapper
 
 from co_detr.data import build_train_loader, detr_augmentation, load_dataset
-from co_detr.data.loader import Draw, TrainingBatches, TrainingDataset, random_numbers_of
+from co_detr.data.loader import (
+    Draw,
+    TrainingBatches,
+    TrainingDataset,
+    random_numbers_of,
+    repeat_factors_of,
+)
 
 
 def _mapper():
@@ -102,6 +108,85 @@ def test_grouped_batches_hold_images_of_one_kind_and_lose_none():
     assert counts.max() - counts.min() <= 2  # at most one image of each kind waits for another
 
 
+def test_repeat_factors_follow_the_rarest_category_of_an_image():
+    # Of 8 images, category 0 is in 8, category 1 in 2, category 2 in 1; the threshold is 1/2:
+    # category 1 has sqrt(1/2 / (2/8)) = sqrt(2), category 2 sqrt(1/2 / (1/8)) = 2.
+    shown = [[0], [0, 1], [0, 1, 1, 2], [0], [0], [0], [0], [0]]
+    dicts = [{"annotations": [{"category_id": c} for c in categories]} for categories in shown]
+    expected = [1, 2**0.5, 2, 1, 1, 1, 1, 1]
+    assert repeat_factors_of(dicts, 0.5).tolist() == pytest.approx(expected)
+
+
+def test_images_without_annotations_come_once():
+    dicts = [{"annotations": [{"category_id": 0}]}, {"annotations": []}, {}]
+    factors = repeat_factors_of(dicts, 1.0).tolist()
+    assert factors == pytest.approx([3**0.5, 1, 1])  # sqrt(1 / (1/3))
+
+
+def test_an_epoch_repeats_images_by_their_factors():
+    # 3 + 1 + 2 = 6 draws per epoch whatever the random numbers: there are no fractions
+    batches = iter(TrainingBatches(3, 2, seed=0, repeat_factors=[3.0, 1.0, 2.0]))
+    epochs = [sum((next(batches) for _ in range(3)), []) for _ in range(4)]
+    assert all(sorted(epoch) == [0, 0, 0, 1, 2, 2] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_fraction_of_a_factor_is_a_probability():
+    draws = list(itertools.islice(TrainingBatches(2, 1, seed=0, repeat_factors=[1.0, 1.25]), 4500))
+    counts = np.bincount(sum(draws, []))
+    assert counts[1] / counts[0] == pytest.approx(1.25, abs=0.03)
+
+
+@pytest.mark.parametrize("is_wide", [None, [True, False, True, True, False]])
+@pytest.mark.parametrize("start", [1, 7, 40])
+def test_repeated_images_resume_on_every_rank(is_wide, start):
+    for rank in range(2):
+
+        def batches(start=0, rank=rank):
+            factors = [1.0, 2.5, 1.3, 1.0, 4.1]
+            return TrainingBatches(
+                5,
+                2,
+                seed=3,
+                start=start,
+                is_wide=is_wide,
+                repeat_factors=factors,
+                rank=rank,
+                world_size=2,
+            )
+
+        whole = _take(batches(), start + 5)[start:]
+        resumed = _take(batches(start), 5)
+        assert resumed == whole
+        positions = [[draw.position for draw in batch] for batch in whole]
+        assert [[draw.position for draw in batch] for batch in resumed] == positions
+
+
+def test_positions_are_unique_also_where_images_repeat():
+    batches = _take(TrainingBatches(3, 2, seed=0, repeat_factors=[1.5, 2.0, 1.0]), 50)
+    assert [draw.position for batch in batches for draw in batch] == list(range(100))
+
+
+@pytest.mark.parametrize("factors", [[1.0, 2.0], [1.0, 0.5, 1.0]])
+def test_repeat_factors_that_do_not_fit_are_refused(factors):
+    with pytest.raises(ValueError, match="need 3 repeat factors >= 1"):
+        TrainingBatches(3, 2, seed=0, repeat_factors=factors)
+
+
+def test_the_loader_shows_rare_categories_more_often(tiny):
+    # both images of category 5 have sqrt(2 / (2/4)) = 2, one of them category 9 as well: also 2
+    loader = build_train_loader(
+        load_dataset(tiny.register()),
+        mapper=_mapper(),
+        total_batch_size=1,
+        num_workers=0,
+        aspect_ratio_grouping=False,
+        repeat_threshold=2.0,
+    )
+    ids = sorted(batch[0]["image_id"] for batch in _take(loader, 7))
+    assert ids == [1, 1, 2, 2, 3, 3, 4]
+
+
 def test_draw_travels_to_workers_with_its_position():
     draw = pickle.loads(pickle.dumps(Draw(4, 17)))
     assert (draw, draw.position) == (4, 17)
@@ -112,8 +197,9 @@ def test_empty_dataset_is_refused():
         TrainingBatches(0, 2, seed=0)
 
 
-def test_a_broken_picture_is_skipped_logged_and_replaced(tiny, caplog):
-    (tiny.root / "2.png").write_bytes((tiny.root / "2.png").read_bytes()[:500])
+@pytest.mark.parametrize("length", [0, 500])
+def test_a_broken_picture_is_skipped_logged_and_replaced(tiny, caplog, length):
+    (tiny.root / "2.png").write_bytes((tiny.root / "2.png").read_bytes()[:length])
     dataset = TrainingDataset(load_dataset(tiny.register()), _mapper(), seed=0)
     example = dataset[Draw(1, 0)]
     assert example["image_id"] in {1, 3, 4}
