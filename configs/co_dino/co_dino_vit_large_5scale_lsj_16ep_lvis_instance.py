@@ -1,0 +1,16 @@
+"""Co-DINO, ViT-L, LVIS v1, with masks of its detections, 16 epochs of batch 64."""
+
+from ..common.data.masks import use_mask_scores, use_masks
+from ..common.models.instance_mask import instance_mask
+from .co_dino_vit_large_5scale_lsj_16ep_lvis import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+)
+
+model.instance_mask = instance_mask
+use_masks(dataloader)
+use_mask_scores(dataloader)
+train.output_dir = "output/co_dino_vit_large_5scale_lsj_16ep_lvis_instance"
