@@ -5,14 +5,11 @@ import json
 
 import pytest
 import torch
-from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
 from golden import CONFIGS, DATA
 
 from co_detr.checkpoint.official import convert_official, official_table
 from co_detr.checkpoint.rename import ConversionError, rename
-from co_detr.modeling.backbone.eva import EvaViT
-from co_detr.modeling.neck import SimpleFeaturePyramid
 
 
 def release(name):
@@ -21,49 +18,23 @@ def release(name):
     return {key: torch.empty(shape, device="meta") for key, shape, _ in entries}
 
 
-def load(config):
-    return LazyConfig.load(str(CONFIGS / config))
-
-
-def mask_r50():
-    return load("co_deformable_detr/co_deformable_detr_mask_r50_12ep.py").model
-
-
-def vit_instance(num_classes):
-    cfg = load("common/models/co_dino_r50.py").model
-    cfg.backbone = L(EvaViT)()
-    cfg.neck = L(SimpleFeaturePyramid)(in_channels=1024, out_channels=256)
-    cfg.encoder.num_levels = cfg.decoder.num_levels = 5
-    cfg.num_classes = num_classes
-    cfg.instance_mask = load("common/models/instance_mask.py").instance_mask
-    return cfg
-
-
-def vit_instance_coco():
-    cfg = vit_instance(80)
-    cfg.query_sources.matching.num_queries = 1500
-    head = cfg.aux_heads.rcnn.box_head
-    head.num_convs, head.num_fcs, head.class_agnostic_boxes = 4, 1, True
-    return cfg
-
-
-def vit_instance_lvis():
-    cfg = vit_instance(1203)
-    cfg.backbone.window_size, cfg.backbone.global_blocks = 16, list(range(2, 24, 3))
-    return cfg
-
-
-RELEASES = {
-    "co_deformable_detr_mask_r50_1x_coco": mask_r50,
-    "co_dino_5scale_vit_large_coco_instance": vit_instance_coco,
-    "co_dino_5scale_lsj_vit_large_lvis_instance": vit_instance_lvis,
+RELEASES = {  # released config -> ours
+    "co_deformable_detr_mask_r50_1x_coco": "co_deformable_detr/co_deformable_detr_mask_r50_12ep",
+    "co_dino_5scale_vit_large_coco_instance": "co_dino/co_dino_vit_large_5scale_12ep_instance",
+    "co_dino_5scale_lsj_vit_large_lvis_instance": (
+        "co_dino/co_dino_vit_large_5scale_lsj_16ep_lvis_instance"
+    ),
 }
+
+
+def load(name):
+    return LazyConfig.load(str(CONFIGS / f"{RELEASES[name]}.py")).model
 
 
 @pytest.fixture(scope="module")
 def models():
     with torch.device("meta"):
-        return {name: instantiate(make()) for name, make in RELEASES.items()}
+        return {name: instantiate(load(name)) for name in RELEASES}
 
 
 @pytest.mark.parametrize("name", RELEASES)
@@ -110,7 +81,7 @@ def test_some_names_by_hand(models, name, theirs, ours):
 
 
 def test_a_model_without_masks_refuses_weights_with_masks():
-    cfg = mask_r50()
+    cfg = load("co_deformable_detr_mask_r50_1x_coco")
     cfg.aux_heads.rcnn.mask_head = None
     with torch.device("meta"):
         model = instantiate(cfg)
