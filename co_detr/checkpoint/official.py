@@ -95,7 +95,7 @@ MASK_RCNN = [
         r"aux_heads.rcnn.mask_head.convs.\1.\2",
     ),
     Rename(r"roi_head\.0\.mask_head\.upsample\.(\w+)", r"aux_heads.rcnn.mask_head.upsample.\1"),
-    Rename(r"roi_head\.0\.mask_head\.conv_logits\.(\w+)", r"aux_heads.rcnn.mask_head.logits.\1"),
+    Rename(r"roi_head\.0\.mask_head\.conv_logits\.(\w+)", r"aux_heads.rcnn.mask_head.predictor.\1"),
 ]
 
 _M = r"mask_head\."
@@ -126,14 +126,16 @@ INSTANCE_MASK = [
         r"instance_mask.mask_head.stages.\1.merge.\2",
     ),
     Rename(_STAGE + r"fuse_transform_out\.(\w+)", r"instance_mask.mask_head.stages.\1.out.\2"),
-    Rename(_M + r"stage_instance_logits\.(\d+)\.(\w+)", r"instance_mask.mask_head.logits.\1.\2"),
+    Rename(
+        _M + r"stage_instance_logits\.(\d+)\.(\w+)", r"instance_mask.mask_head.predictors.\1.\2"
+    ),
     Rename(r"mask_iou_head\.convs\.(\d+)\.conv\.(\w+)", r"instance_mask.iou_head.convs.\1.\2"),
     Rename(
         r"mask_iou_head\.convs\.(\d+)\.norm_layer\.(\w+)",
         r"instance_mask.iou_head.convs.\1.norm.\2",
     ),
     Rename(r"mask_iou_head\.fcs\.(\d+)\.(\w+)", r"instance_mask.iou_head.fcs.\1.\2"),
-    Rename(r"mask_iou_head\.fc_mask_iou\.(\w+)", r"instance_mask.iou_head.mask_iou.\1"),
+    Rename(r"mask_iou_head\.fc_mask_iou\.(\w+)", r"instance_mask.iou_head.predictor.\1"),
 ]
 
 _TOWERS = (("cls", "class"), ("reg", "box"))

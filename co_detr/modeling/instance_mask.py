@@ -75,9 +75,9 @@ class InstanceMask(nn.Module):
         chunk_size: int = 100,
     ):
         super().__init__()
-        if len(mask_weights) != len(mask_head.logits):
+        if len(mask_weights) != len(mask_head.predictors):
             raise ValueError(
-                f"{len(mask_weights)} mask_weights for {len(mask_head.logits)} masks: the head "
+                f"{len(mask_weights)} mask_weights for {len(mask_head.predictors)} masks: the head "
                 "has num_stages + 1 of them"
             )
         self.mask_head = mask_head

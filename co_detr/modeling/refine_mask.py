@@ -104,12 +104,12 @@ class RefineMaskHead(nn.Module):
             )
             for i, width in enumerate(widths[:-1])
         )
-        self.logits = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths[:-1])
-        self.logits.append(nn.Conv2d(widths[-1], 1, 1))
+        self.predictors = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths[:-1])
+        self.predictors.append(nn.Conv2d(widths[-1], 1, 1))
         for stage in self.stages:
             for layer in (stage.semantic_in, stage.reduce, *stage.dilated, stage.merge, stage.out):
                 _init_conv(layer)
-        for layer in self.logits:
+        for layer in self.predictors:
             nn.init.normal_(layer.weight, std=0.001)
             nn.init.zeros_(layer.bias)
 
@@ -135,7 +135,7 @@ class RefineMaskHead(nn.Module):
         features = self.instance_convs(pooled)
         corners = [b.tensor for b in boxes]
         masks = []
-        for stage, layer, semantic in zip(self.stages, self.logits, semantic_maps):
+        for stage, layer, semantic in zip(self.stages, self.predictors, semantic_maps):
             masks.append(class_logits(layer, features, classes))
             # `roi_align` itself, for the gradient's sake also where there are no boxes at all
             local = roi_align(
@@ -146,7 +146,7 @@ class RefineMaskHead(nn.Module):
                 aligned=True,
             )
             features = stage(features, masks[-1], local)
-        return [*masks, class_logits(self.logits[-1], features, classes)]
+        return [*masks, class_logits(self.predictors[-1], features, classes)]
 
 
 class MaskIoUHead(nn.Module):
@@ -186,12 +186,12 @@ class MaskIoUHead(nn.Module):
         self.fcs = nn.ModuleList(
             nn.Linear(width if i == 0 else fc_dim, fc_dim) for i in range(num_fcs)
         )
-        self.mask_iou = nn.Linear(fc_dim, num_classes)
+        self.predictor = nn.Linear(fc_dim, num_classes)
         for fc in self.fcs:
             nn.init.kaiming_uniform_(fc.weight, a=1)
             nn.init.zeros_(fc.bias)
-        nn.init.normal_(self.mask_iou.weight, std=0.01)
-        nn.init.zeros_(self.mask_iou.bias)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+        nn.init.zeros_(self.predictor.bias)
 
     def forward(self, pooled: Tensor, masks: Tensor, classes: Tensor) -> Tensor:
         """Predict IoUs (R,), float32, not confined to [0, 1].
@@ -206,7 +206,7 @@ class MaskIoUHead(nn.Module):
         hidden = self.convs(torch.cat([pooled, masks], dim=1)).flatten(1)
         for fc in self.fcs:
             hidden = F.relu(fc(hidden))
-        return self.mask_iou(hidden).gather(1, classes[:, None])[:, 0].float()
+        return self.predictor(hidden).gather(1, classes[:, None])[:, 0].float()
 
 
 def boundary(masks: Tensor, width: int) -> Tensor:

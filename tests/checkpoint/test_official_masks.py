@@ -56,7 +56,7 @@ def test_names_and_shapes_equal_our_model(models, name):
         (
             "co_deformable_detr_mask_r50_1x_coco",
             "roi_head.0.mask_head.conv_logits.weight",
-            "aux_heads.rcnn.mask_head.logits.weight",
+            "aux_heads.rcnn.mask_head.predictor.weight",
         ),
         (
             "co_dino_5scale_vit_large_coco_instance",
@@ -71,7 +71,7 @@ def test_names_and_shapes_equal_our_model(models, name):
         (
             "co_dino_5scale_lsj_vit_large_lvis_instance",
             "mask_iou_head.fc_mask_iou.weight",
-            "instance_mask.iou_head.mask_iou.weight",
+            "instance_mask.iou_head.predictor.weight",
         ),
     ],
 )

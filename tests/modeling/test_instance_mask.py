@@ -190,7 +190,7 @@ def test_losses_are_finite_and_reach_every_parameter(truth):
 
 def test_every_part_and_the_features_learn():
     head, features = make(), maps()
-    for layer in head.mask_head.logits:  # freshly made, predictors are all but blind
+    for layer in head.mask_head.predictors:  # freshly made, predictors are all but blind
         nn.init.normal_(layer.weight, std=0.3)
     truth = [ground_truth(*each) for each in zip(BATCHES["one-empty-image"], SIZES)]
     truth[0].gt_masks.tensor[:, ::7] = False  # boundaries within the boxes

@@ -115,8 +115,8 @@ def test_a_class_agnostic_layer_serves_every_class():
 def blank():
     """Predicts probability 3/4 in every pixel of class 1, and 1/2 of the others."""
     head = make_head()
-    nn.init.zeros_(head.logits.weight)
-    head.logits.bias.data = torch.tensor([0.0, math.log(3), 0.0])
+    nn.init.zeros_(head.predictor.weight)
+    head.predictor.bias.data = torch.tensor([0.0, math.log(3), 0.0])
     return head
 
 
@@ -192,7 +192,7 @@ def batch(form=bitmasks):
 @pytest.mark.parametrize("form", [bitmasks, polygons])
 def test_the_mask_loss_joins_the_losses_with_their_weight(form):
     head = make_rcnn(loss_weight=12.0, mask_loss_weight=0.5)
-    nn.init.zeros_(head.mask_head.logits.weight)
+    nn.init.zeros_(head.mask_head.predictor.weight)
     features = [torch.randn(2, 8, 2, 4, requires_grad=True)]
     losses = head(features, [SIZE] * 2, batch(form)).losses
     mask = losses["loss_mask"]
@@ -220,8 +220,8 @@ def test_samples_know_their_object_in_their_own_image():
 
 def test_detections_carry_masks_of_their_class():
     head = make_rcnn()
-    nn.init.zeros_(head.mask_head.logits.weight)
-    head.mask_head.logits.bias.data = torch.tensor([-1.0, 0.0, 1.0])
+    nn.init.zeros_(head.mask_head.predictor.weight)
+    head.mask_head.predictor.bias.data = torch.tensor([-1.0, 0.0, 1.0])
     with torch.no_grad():
         detections = head.inference([torch.randn(2, 8, 2, 4)], [SIZE] * 2)
     for found in detections:

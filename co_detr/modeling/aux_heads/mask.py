@@ -63,11 +63,11 @@ class MaskHead(nn.Module):
         )
         width = conv_channels if num_convs else in_channels
         self.upsample = nn.ConvTranspose2d(width, conv_channels, 2, stride=2)
-        self.logits = nn.Conv2d(conv_channels, num_classes, 1)
-        for layer in (*self.convs, self.upsample, self.logits):
+        self.predictor = nn.Conv2d(conv_channels, num_classes, 1)
+        for layer in (*self.convs, self.upsample, self.predictor):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.logits.weight, std=0.001)
+        nn.init.normal_(self.predictor.weight, std=0.001)
 
     def forward(self, features: list[Tensor], boxes: list[Boxes], classes: Tensor) -> Tensor:
         """Predict the mask of each box's class.
@@ -82,7 +82,7 @@ class MaskHead(nn.Module):
         """
         pooled = self.pooler(features[: self.num_levels], boxes)
         hidden = F.relu(self.upsample(self.convs(pooled)))
-        return class_logits(self.logits, hidden, classes)
+        return class_logits(self.predictor, hidden, classes)
 
     def loss(
         self, features: list[Tensor], samples: list[Instances], gt_instances: list[Instances]
