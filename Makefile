@@ -8,6 +8,10 @@ VENV ?= .venv
 # The models of the demo and the tests are small: beyond a few threads they only wait for each other.
 OMP_NUM_THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
 export OMP_NUM_THREADS
+# Waiting threads sleep instead of spinning: spinning slows down many times over as soon as anything
+# else runs on the same cores.
+OMP_WAIT_POLICY ?= passive
+export OMP_WAIT_POLICY
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
