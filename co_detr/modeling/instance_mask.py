@@ -147,9 +147,8 @@ class InstanceMask(nn.Module):
             the object in `gt`) of at most `boxes_per_image` boxes.
         """
         height, width = image_size
-        predicted = Boxes(
-            to_absolute_xyxy(boxes.float(), boxes.new_tensor([width, height, width, height]))
-        )
+        boxes = boxes.float()
+        predicted = Boxes(to_absolute_xyxy(boxes, boxes.new_tensor([width, height, width, height])))
         predicted.clip((height, width))
         candidates = Boxes.cat([gt.gt_boxes, predicted])
         matches, labels = self.matcher(pairwise_iou(gt.gt_boxes, candidates))
