@@ -297,9 +297,11 @@ def time_in_turns(
         return (time.perf_counter() - start) / calls
 
     sides = [comparison.first[1], comparison.second[1]]
-    for side in sides:
-        side()  # warm-up
-    calls = [math.ceil(MIN_REPEAT_TIME / measure(side)) for side in sides]
+    warm_up = [measure(side) for side in sides]
+    calls = [
+        1 if taken > MIN_REPEAT_TIME else math.ceil(MIN_REPEAT_TIME / measure(side))
+        for side, taken in zip(sides, warm_up)
+    ]
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for side, count, taken in zip(sides, calls, times):
