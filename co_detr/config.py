@@ -14,6 +14,7 @@ afterwards. Importing this module registers the meta-architecture that
 reads it, `build_lazy_model`.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -139,6 +140,11 @@ def build_lazy_model(cfg: CfgNode) -> nn.Module:
     return instantiate(to_lazy_config(cfg).model)
 
 
+def bind(function: Callable, **keywords: Any) -> Callable:
+    """`functools.partial` as a config can describe it."""
+    return functools.partial(function, **keywords)
+
+
 class LazyConfigTrainer(DefaultTrainer):
     """`DefaultTrainer` with optimizer, schedule, clipping, data and evaluator of the lazy config.
 
@@ -240,6 +246,9 @@ def _plain(value: Any, key: str) -> Any:
         return [_plain(v, f"{key}.{i}") for i, v in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, functools.partial) and not value.args:
+        described = {"_target_": bind, "function": value.func, **value.keywords}
+        return _plain(described, key)
     if callable(value) and hasattr(value, "__qualname__"):
         return _reference(value, key)
     raise ValueError(f"{key}={value!r} is no text, number or callable: describe it by a LazyCall")

@@ -1,5 +1,6 @@
 """A lazy config behind detectron2's `DefaultPredictor` and `DefaultTrainer`."""
 
+import functools
 import json
 
 import numpy as np
@@ -20,6 +21,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
+from co_detr import model_zoo
 from co_detr.config import (
     LazyConfigTrainer,
     add_co_detr_config,
@@ -190,6 +192,17 @@ def test_functions_of_a_config_file_are_found_again(lazy_cfg, tmp_path):
     assert instantiate(restored.optimizer).param_groups[0]["lr"] == pytest.approx(0.25e-3)
 
 
+def decayed(name, *, rate):
+    return rate**2
+
+
+def test_partial_functions_are_put_together_again(lazy_cfg):
+    lazy_cfg.optimizer.params.lr_factor_func = functools.partial(decayed, rate=0.5)
+    restored = to_lazy_config(to_cfg_node(lazy_cfg))
+    restored.optimizer.params.model = nn.Linear(2, 2)
+    assert instantiate(restored.optimizer).param_groups[0]["lr"] == pytest.approx(0.25e-3)
+
+
 @pytest.mark.parametrize("value", [lambda name: 1.0, torch.zeros(2)])
 def test_what_is_no_text_is_named(lazy_cfg, value):
     lazy_cfg.optimizer.params.lr_factor_func = value
@@ -271,3 +284,20 @@ def test_evaluation_of_another_dataset(lazy_cfg, dataset):
     lazy_cfg.dataloader.evaluator = None
     with pytest.raises(NotImplementedError, match="evaluator"):
         LazyConfigTrainer.build_evaluator(to_cfg_node(lazy_cfg), dataset)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "co_deformable_detr/co_deformable_detr_digits",
+        "co_dino/co_dino_r50_5scale_12ep",
+        "co_dino/co_dino_vit_large_5scale_12ep",
+    ],
+)
+def test_whole_configs_can_be_expressed(name):
+    lazy_cfg = model_zoo.get_config(name)
+    cfg = to_cfg_node(lazy_cfg)
+    restored = to_lazy_config(cfg)
+    assert cfg.SOLVER.BASE_LR == lazy_cfg.optimizer.lr
+    assert list(restored.model.query_sources) == list(lazy_cfg.model.query_sources)
+    assert to_cfg_node(restored) == cfg
