@@ -1,27 +1,39 @@
-"""From a dataset record to an example, with instance masks as bitmaps."""
+"""From a dataset record to an example: masks as bitmaps, broken pictures named."""
 
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetMapper
 
 
 class DetectionMapper(DatasetMapper):
-    """detectron2's `DatasetMapper`, which turns polygons into bitmaps before augmentation.
+    """detectron2's `DatasetMapper`, with two differences.
 
-    So masks are resized, cropped and padded like the image. Where polygons are augmented instead, a
-    crop has to clip them, which needs a geometry library.
+    With `use_instance_mask=True` and `instance_mask_format="bitmask"`, polygons become bitmaps
+    before augmentation, so masks are resized, cropped and padded like the image. Where polygons are
+    augmented instead, a crop has to clip them, which needs a geometry library.
 
-    It differs only with `use_instance_mask=True` and `instance_mask_format="bitmask"`.
+    A picture that cannot be read is named by the error.
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Make an example of one record; the record stays as it is.
 
         Raises:
+            FileNotFoundError: there is no such picture.
+            OSError: the file is no whole picture.
             ValueError: masks are wanted, but an object has none.
         """
         if self.is_train and self.use_instance_mask and self.instance_mask_format == "bitmask":
             dataset_dict = rasterized(dataset_dict)
-        return super().__call__(dataset_dict)
+        try:
+            return super().__call__(dataset_dict)
+        except FileNotFoundError:
+            raise
+        except (OSError, SyntaxError) as error:  # the latter for broken chunks of a PNG file
+            raise OSError(
+                f"{dataset_dict.get('file_name')} cannot be read as a picture "
+                f"({type(error).__name__}: {error}): fetch it again, or remove it from the "
+                "annotations"
+            ) from error
 
 
 def rasterized(record: dict) -> dict:

@@ -30,6 +30,15 @@ def test_training_and_test_blocks_load_a_dataset(coco, tiny):
     assert instantiate(coco.evaluator)._metadata.name == name
 
 
+@pytest.mark.parametrize("length", [0, 500])
+def test_a_broken_picture_is_named_when_a_model_is_tested_on_it(coco, tiny, length):
+    (tiny.root / "3.png").write_bytes((tiny.root / "3.png").read_bytes()[:length])
+    coco.test.dataset.names = tiny.register()
+    coco.test.num_workers = 0
+    with pytest.raises(OSError, match="3.png cannot be read as a picture.*fetch it again"):
+        list(instantiate(coco.test))
+
+
 def test_the_model_must_predict_the_classes_of_the_dataset(coco, tiny):
     coco.train.dataset.names = coco.test.dataset.names = tiny.register()
     cfg = OmegaConf.create({"model": {"num_classes": 80}, "dataloader": coco})

@@ -1,11 +1,17 @@
 """COCO 2017 with the augmentation of DETR; training on 16 images per iteration."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
-from co_detr.data import ResizeShortestEdge, build_train_loader, detr_augmentation, load_dataset
+from co_detr.data import (
+    DetectionMapper,
+    ResizeShortestEdge,
+    build_train_loader,
+    detr_augmentation,
+    load_dataset,
+)
 
 # Where the block is used without a model or a training section, the checks on them are left out.
 NUM_CLASSES = "${oc.select:model.num_classes,null}"
@@ -19,7 +25,7 @@ dataloader.train = L(build_train_loader)(
         filter_empty=False,
         num_classes=NUM_CLASSES,
     ),
-    mapper=L(DatasetMapper)(
+    mapper=L(DetectionMapper)(
         is_train=True,
         augmentations=L(detr_augmentation)(
             short_sides=list(range(480, 801, 32)),
@@ -45,7 +51,7 @@ dataloader.test = L(build_detection_test_loader)(
         filter_empty=False,
         num_classes=NUM_CLASSES,
     ),
-    mapper=L(DatasetMapper)(
+    mapper=L(DetectionMapper)(
         is_train=False,
         augmentations=[L(ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
         image_format="${...train.mapper.image_format}",
