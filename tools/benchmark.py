@@ -10,6 +10,8 @@ hits both. Inputs and weights are random; the shapes are those of real use.
 """
 
 import argparse
+import ctypes
+import gc
 import inspect
 import math
 import statistics
@@ -17,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
@@ -39,6 +42,7 @@ Shapes = list[tuple[int, int]]
 R50_SHAPES: Shapes = [(80, 80), (40, 40), (20, 20), (10, 10)]  # a 640x640 image
 DIGITS_SHAPES: Shapes = [(16, 16), (8, 8), (4, 4)]  # a 128x128 image
 R50_CONFIG = "common/models/co_deformable_detr_r50"
+DINO_CONFIG = "common/models/co_dino_r50"
 DIGITS_CONFIG = "co_deformable_detr/co_deformable_detr_digits"
 
 
@@ -49,6 +53,7 @@ class Comparison:
     what: str
     first: tuple[str, Callable[[], object]]
     second: tuple[str, Callable[[], object]]
+    memory: bool = False  # measure the peak of memory, too
 
 
 Benchmark = Callable[[torch.device], Iterator[Comparison]]
@@ -212,6 +217,41 @@ def time_inference(device: torch.device) -> Iterator[Comparison]:
     )
 
 
+@benchmark("co_dino")
+def time_co_dino(device: torch.device) -> Iterator[Comparison]:
+    """Co-DINO R50 (K = 2), one 640x640 image, with and without activation checkpointing."""
+    model = build_model(DINO_CONFIG, device)
+    step = train_step(model, random_batch(1, 640, boxes=(7, 8), sizes=(32, 320)))
+
+    def checkpointed(layers: int) -> Callable[[], None]:
+        def run() -> None:
+            model.encoder.num_checkpointed = layers
+            model.train()
+            step()
+
+        return run
+
+    yield Comparison(
+        "Co-DINO R50, 640x640: training step",
+        ("all activations kept", checkpointed(0)),
+        ("6 encoder layers recomputed", checkpointed(6)),
+        memory=True,
+    )
+    batch = random_batch(1, 640, boxes=(7, 8), sizes=(32, 320))
+
+    @torch.no_grad()
+    def detect() -> None:
+        model.eval()
+        model(batch)
+
+    yield Comparison(
+        "Co-DINO R50, 640x640: inference",
+        ("ours", detect),
+        ("reference attention", with_reference_attention(detect)),
+        memory=True,
+    )
+
+
 @benchmark("auxiliary_heads")
 def compare_auxiliary_heads(device: torch.device) -> Iterator[Comparison]:
     """What an iteration of the digits model costs with K auxiliary heads, against K = 0."""
@@ -309,19 +349,50 @@ def time_in_turns(
     return times
 
 
+def peak_memory(function: Callable[[], object], device: torch.device) -> float:
+    """What a call needs at most besides what is held before it, in MiB.
+
+    On a CPU it is read from Linux's account of the process; nan where there is none.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    except (OSError, AttributeError):
+        return math.nan
+    before = _kilobytes("VmRSS")
+    function()
+    return (_kilobytes("VmHWM") - before) / 2**10
+
+
+def _kilobytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
 def synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize()
 
 
-HEADERS = ["", "A", "median ms", "min ms", "B", "median ms", "min ms", "B / A"]
+SIDE = ["median ms", "min ms", "peak MiB"]
+HEADERS = ["", "A", *SIDE, "B", *SIDE, "B / A"]
 
 
-def table_row(comparison: Comparison, first: list[float], second: list[float]) -> list[str]:
-    """Cells under `HEADERS`; the ratio is that of the medians."""
+def table_row(
+    comparison: Comparison, first: list[float], second: list[float], device: torch.device
+) -> list[str]:
+    """Cells under `HEADERS`; the ratio is that of the median times."""
     cells = [comparison.what]
-    for (name, _), times in ((comparison.first, first), (comparison.second, second)):
-        cells += [name, f"{1e3 * statistics.median(times):.2f}", f"{1e3 * min(times):.2f}"]
+    for (name, call), times in ((comparison.first, first), (comparison.second, second)):
+        peak = f"{peak_memory(call, device):.0f}" if comparison.memory else ""
+        cells += [name, f"{1e3 * statistics.median(times):.2f}", f"{1e3 * min(times):.2f}", peak]
     return [*cells, f"{statistics.median(second) / statistics.median(first):.2f}"]
 
 
@@ -349,9 +420,8 @@ def main() -> None:
         torch.manual_seed(0)
         for comparison in BENCHMARKS[name](args.device):
             print(f"{name}: {comparison.what}", file=sys.stderr)
-            rows.append(
-                table_row(comparison, *time_in_turns(comparison, args.repeats, args.device))
-            )
+            times = time_in_turns(comparison, args.repeats, args.device)
+            rows.append(table_row(comparison, *times, args.device))
     where = f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{where}; {args.repeats} repeats of each side, in turns")
     print(tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True))

@@ -58,7 +58,9 @@ def evaluations(folder: Path) -> list[dict]:
 
 def table(runs: dict[tuple[str, int], list[dict]], seeds: list[int]) -> str:
     """One markdown row per config: AP along each run, and the means over seeds at the end."""
-    iterations = [row["iteration"] + 1 for row in next(iter(runs.values()))]
+    # an evaluation carries the number of the iteration it follows, the last one that of its end
+    *earlier, last = (row["iteration"] for row in next(iter(runs.values())))
+    iterations = [*(iteration + 1 for iteration in earlier), last]
     along = " / ".join(map(str, iterations))
     headers = ["config", *(f"seed {s}: AP at {along}" for s in seeds), "mean AP", "AP50", "AP75"]
     rows = []

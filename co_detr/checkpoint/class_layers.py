@@ -14,6 +14,8 @@ CLASS_LAYERS = [
     (r"aux_heads\.\w+\.box_head\.cls_score\.(weight|bias)", 1, 1),
     (r"aux_heads\.\w+\.box_head\.bbox_pred\.(weight|bias)", 4, 0),
     (r"aux_heads\.\w+\.mask_head\.predictor\.(weight|bias)", 1, 0),
+    (r"instance_mask\.mask_head\.predictors\.\d+\.(weight|bias)", 1, 0),
+    (r"instance_mask\.iou_head\.predictor\.(weight|bias)", 1, 0),
 ]
 
 

@@ -129,7 +129,7 @@ class CoDETR(nn.Module):
         images, sizes = self.preprocess(batched_inputs)
         memory = self.encoder(self.neck(self.backbone(images)), padding_mask(images, sizes))
         if not self.training:
-            return rescale(self.detect(memory, sizes), batched_inputs)
+            return rescale(self.detect(memory, sizes, input_sizes(batched_inputs)), batched_inputs)
 
         instances = [x["instances"].to(self.device) for x in batched_inputs]
         ground_truth = GroundTruth.from_instances(instances, sizes)
@@ -177,8 +177,16 @@ class CoDETR(nn.Module):
             f"{name}/{loss}": term for name, out in aux.items() for loss, term in out.losses.items()
         }
 
-    def detect(self, memory: EncoderMemory, sizes: list[tuple[int, int]]) -> list[Instances]:
-        """Detections of the branch `eval_branch`, in pixels of the model input."""
+    def detect(
+        self,
+        memory: EncoderMemory,
+        sizes: list[tuple[int, int]],
+        own_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Detections of the branch `eval_branch`, in pixels of the model input.
+
+        `sizes` count as valid, where padding counts as image more than the images' `own_sizes`.
+        """
         if self.eval_branch != "matching":
             return self.aux_heads[self.eval_branch].inference(self.pyramid(memory), sizes)
         proposals = self.proposals(memory) if self.proposals is not None else None
@@ -187,7 +195,14 @@ class CoDETR(nn.Module):
         detections = self.postprocess(predicted.logits[-1], predicted.boxes[-1], sizes)
         if self.instance_mask is None:
             return detections
+        for found, size in zip(detections, own_sizes):
+            found.pred_boxes.clip(size)  # or masks would reach into the padding, too
         return self.instance_mask.inference(memory.maps(), detections)
+
+
+def input_sizes(batched_inputs: list[dict]) -> list[tuple[int, int]]:
+    """(height, width) of every image as it came in."""
+    return [tuple(x["image"].shape[-2:]) for x in batched_inputs]
 
 
 def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
@@ -212,9 +227,8 @@ def pad_to_canvas(image: Tensor, side: int) -> Tensor:
 def rescale(detections: list[Instances], batched_inputs: list[dict]) -> list[dict]:
     """Bring detections to the output size each input asks for, by default its own."""
     results = []
-    for found, x in zip(detections, batched_inputs):
-        # its own size: where padding counts as image, the detections know the padded one only
-        input_size = tuple(x["image"].shape[-2:])
+    # own sizes: where padding counts as image, the detections know the padded ones only
+    for found, x, input_size in zip(detections, batched_inputs, input_sizes(batched_inputs)):
         found = Instances(input_size, **found.get_fields())
         height, width = x.get("height", input_size[0]), x.get("width", input_size[1])
         results.append({"instances": detector_postprocess(found, height, width)})

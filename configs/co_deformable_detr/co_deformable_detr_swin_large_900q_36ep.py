@@ -6,7 +6,6 @@ from .co_deformable_detr_swin_large_12ep import dataloader, model, optimizer, tr
 model.backbone.drop_path_rate = 0.6
 model.query_sources.matching.num_queries = 900
 model.postprocess.max_detections = 300
-dataloader.evaluator.max_dets_per_image = 300
 train.output_dir = "output/co_deformable_detr_swin_large_900q_36ep"
 train.max_iter = 36 * ITERATIONS_PER_EPOCH
 lr_multiplier = step_schedule(36, drops=[30])

@@ -8,7 +8,6 @@ from ..common.schedule import ITERATIONS_PER_EPOCH, step_schedule
 from ..common.train import train
 
 optimizer.params.lr_factor_func = backbone_lr_factor
-dataloader.evaluator.max_dets_per_image = model.postprocess.max_detections
 
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 train.output_dir = "output/co_dino_r50_5scale_12ep"

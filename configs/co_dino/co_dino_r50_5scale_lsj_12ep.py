@@ -5,5 +5,4 @@ from .co_dino_r50_5scale_12ep import lr_multiplier, model, optimizer, train
 
 model.canvas = "${dataloader.train.mapper.augmentations.canvas}"
 model.mask_padding = False  # padding is image for such models
-dataloader.evaluator.max_dets_per_image = model.postprocess.max_detections
 train.output_dir = "output/co_dino_r50_5scale_lsj_12ep"

@@ -9,7 +9,6 @@ from .co_dino_swin_large_5scale_12ep import model, optimizer, train
 
 model.query_sources.denoising.num_queries = 500
 model.query_sources.denoising.box_noise = 0.4
-dataloader.evaluator.max_dets_per_image = model.postprocess.max_detections
 optimizer.lr = 1e-4
 train.output_dir = "output/co_dino_swin_large_5scale_16ep_o365tococo"
 train.max_iter = 16 * ITERATIONS_PER_EPOCH

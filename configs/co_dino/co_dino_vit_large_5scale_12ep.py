@@ -24,7 +24,6 @@ rcnn.delta_std = [0.05, 0.05, 0.1, 0.1]
 
 dataloader.train.total_batch_size = 64
 dataloader.train.mapper.augmentations.max_size = 2400
-dataloader.evaluator.max_dets_per_image = model.postprocess.max_detections
 
 optimizer.lr = 5e-5
 optimizer.weight_decay = 0.01
