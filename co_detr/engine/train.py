@@ -21,11 +21,11 @@ from detectron2.engine import (
     HookBase,
     create_ddp_model,
     default_setup,
-    default_writers,
     hooks,
 )
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -38,6 +38,7 @@ from .build import without_pretrained
 from .checkpoint import WholeFileCheckpointer
 from .files import whole_file
 from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from
+from .printer import GroupedMetricPrinter
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -211,7 +212,11 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
             forget_metrics_from(os.path.join(cfg.train.output_dir, "metrics.json"), start_iter)
     if comm.is_main_process():
         # last, so that they see what other hooks log; and only now, as they open their files
-        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        writers = [
+            GroupedMetricPrinter(cfg.train.max_iter),
+            JSONWriter(os.path.join(cfg.train.output_dir, "metrics.json")),
+            TensorboardXWriter(cfg.train.output_dir),
+        ]
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
     trainer.data_loader = build_train_loader(cfg, start_iter)
     trainer.train(start_iter, cfg.train.max_iter)
