@@ -411,7 +411,7 @@ def test_detections_are_scaled_to_the_output(mask_padding, monkeypatch):
     batch = usual_batch()  # 64 x 96 and 80 x 70
     batch[0] |= {"height": 128, "width": 288}
 
-    def detect(memory, sizes):
+    def detect(memory, sizes, own_sizes):
         found = [Instances(size) for size in sizes]
         for x in found:
             x.pred_boxes = Boxes([[10.0, 20, 30, 40], [0, 0, 96, 80]])
