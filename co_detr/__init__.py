@@ -1,4 +1,4 @@
-"""Co-DETR (DETRs with Collaborative Hybrid Assignments Training, ICCV 2023) as a detectron2 project.
+"""Co-DETR (DETRs with Collaborative Hybrid Assignments Training, ICCV 2023) on detectron2.
 
 Importing this package makes `import detectron2` work: where upstream detectron2 is installed it is
 used untouched; elsewhere the subset embedded under `co_detr/fallback` takes its place.

@@ -32,6 +32,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from torch import nn
 
 from co_detr.data.augmentation import RandomChoice
+from co_detr.engine.build import without_pretrained
 from co_detr.engine.train import build_optimizer, build_train_loader, clip_grad_params
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ def to_lazy_config(cfg: CfgNode) -> DictConfig:
 @META_ARCH_REGISTRY.register()
 def build_lazy_model(cfg: CfgNode) -> nn.Module:
     """Build the model of a node that `to_cfg_node` made; `build_model(cfg)` ends up here."""
-    return instantiate(to_lazy_config(cfg).model)
+    model = to_lazy_config(cfg).model
+    return instantiate(without_pretrained(model) if cfg.MODEL.WEIGHTS else model)
 
 
 def bind(function: Callable, **keywords: Any) -> Callable:

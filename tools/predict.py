@@ -34,6 +34,8 @@ from tqdm import tqdm
 
 from co_detr import model_zoo
 from co_detr.config import to_cfg_node
+from co_detr.engine.build import without_pretrained
+from co_detr.engine.checkpoint import WholeFileCheckpointer
 
 logger = logging.getLogger("co_detr.predict")
 
@@ -82,7 +84,12 @@ def build_predictor(cfg: DictConfig) -> DefaultPredictor:
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         logger.warning("no CUDA device: predicting on the CPU")
         device = "cpu"
-    return DefaultPredictor(to_cfg_node(cfg, device=device))
+    weights = cfg.train.init_checkpoint
+    cfg.model = without_pretrained(cfg.model)
+    cfg.train.init_checkpoint = ""  # loaded below, so that it may be .safetensors
+    predictor = DefaultPredictor(to_cfg_node(cfg, device=device))
+    WholeFileCheckpointer(predictor.model).load(weights)
+    return predictor
 
 
 def load_categories(cfg: DictConfig) -> list[dict]:

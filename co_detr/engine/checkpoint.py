@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from safetensors.torch import load_file
 from torch import nn
 
 from .files import whole_file
@@ -11,6 +12,8 @@ from .files import whole_file
 
 class WholeFileCheckpointer(DetectionCheckpointer):
     """A `DetectionCheckpointer` whose files, `last_checkpoint` too, are whole or not there.
+
+    It loads `.safetensors`, too: tensors of the model by name.
 
     Args:
         model, save_dir, save_to_disk, checkpointables: as there.
@@ -34,6 +37,11 @@ class WholeFileCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if self.resumable:
             super().tag_last_checkpoint(last_filename_basename)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".safetensors"):
+            return {"model": load_file(filename)}
+        return super()._load_file(filename)
 
 
 class _WholeFiles:

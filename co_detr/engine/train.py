@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import (
     HookBase,
@@ -63,7 +62,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
     model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
     model.to(cfg.train.device)
-    DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
+    WholeFileCheckpointer(model).load(cfg.train.init_checkpoint)
     return do_test(cfg, model)
 
 
