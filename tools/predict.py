@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.config import LazyConfig
 from detectron2.data import MetadataCatalog
@@ -117,7 +118,8 @@ def load_categories(cfg: DictConfig) -> list[dict]:
 
 
 def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarray:
-    """The picture (H, W, 3) uint8 RGB with boxes, labels and scores; small pictures enlarged."""
+    """The picture (H, W, 3) uint8 RGB with boxes, labels, scores and, where there are any, masks;
+    small pictures enlarged."""
     try:
         import supervision
     except ImportError as error:
@@ -127,8 +129,12 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     factor = max(1, min(wanted, MAX_DRAWN_SIDE // max(height, width)))
     height, width = height * factor, width * factor
     canvas = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
+    masks = None
+    if instances.has("pred_masks"):
+        masks = instances.pred_masks.numpy().repeat(factor, axis=1).repeat(factor, axis=2)
     detections = supervision.Detections(
         xyxy=instances.pred_boxes.tensor.numpy() * factor,
+        mask=masks,
         confidence=instances.scores.numpy(),
         class_id=instances.pred_classes.numpy(),
     )
@@ -140,12 +146,16 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
         text_scale=text_scale, text_padding=3, smart_position=True  # labels stay in the picture
     )
     # supervision draws in BGR; annotators want memory of their own
-    scene = boxes.annotate(np.ascontiguousarray(canvas[:, :, ::-1]), detections)
+    scene = np.ascontiguousarray(canvas[:, :, ::-1])
+    if masks is not None:
+        scene = supervision.MaskAnnotator().annotate(scene, detections)
+    scene = boxes.annotate(scene, detections)
     return texts.annotate(scene, detections, labels=labels)[:, :, ::-1]
 
 
 def to_annotations(instances: Instances, image_id: int, categories: list[dict]) -> list[dict]:
-    """Detections as COCO annotations (bbox: x, y, width, height in pixels) with a score."""
+    """Detections as COCO annotations (bbox: x, y, width, height in pixels) with a score, and with
+    run-length masks where there are any."""
     annotations = []
     for box, score, label in zip(
         instances.pred_boxes.tensor.tolist(),
@@ -163,6 +173,11 @@ def to_annotations(instances: Instances, image_id: int, categories: list[dict]) 
                 "score": round(score, 5),
             }
         )
+    if instances.has("pred_masks"):
+        for annotation, mask in zip(annotations, instances.pred_masks.numpy()):
+            encoded = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+            annotation["area"] = float(mask_util.area(encoded))
+            annotation["segmentation"] = encoded | {"counts": encoded["counts"].decode("ascii")}
     return annotations
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from bright_detector import BrightDetector
@@ -195,3 +196,27 @@ def test_a_config_of_the_repository_predicts_what_its_evaluation_would(tmp_path)
     assert [a["category_id"] - 1 for a in found["annotations"]] == expected.pred_classes.tolist()
     scores = [a["score"] for a in found["annotations"]]
     assert np.allclose(scores, expected.scores.numpy(), atol=1e-4)
+
+
+def test_masks_are_drawn_and_written():
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    masks = torch.zeros(1, 40, 60, dtype=torch.bool)
+    masks[0, 10:20, 30:50] = True
+    instances = Instances(
+        (40, 60),
+        pred_boxes=Boxes([[30.0, 10.0, 50.0, 20.0]]),
+        scores=torch.tensor([0.9]),
+        pred_classes=torch.tensor([0]),
+        pred_masks=masks,
+    )
+    drawn = predict.draw(image, instances, ["leaf"])
+    factor = len(drawn) // 40
+    inside = drawn[int(15.5 * factor), int(48.5 * factor)]
+    outside = drawn[int(30.5 * factor), int(10.5 * factor)]
+    assert inside.any() and not outside.any()
+
+    (annotation,) = predict.to_annotations(instances, 7, [{"id": 3, "name": "leaf"}])
+    assert annotation["area"] == 200
+    assert json.loads(json.dumps(annotation)) == annotation
+    found = mask_util.decode(annotation["segmentation"])
+    assert np.array_equal(found, masks[0].numpy())
