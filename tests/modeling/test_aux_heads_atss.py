@@ -108,6 +108,12 @@ def test_a_cell_is_valid_where_it_touches_the_image():
     assert fine[1].all() and coarse[1].all()
 
 
+def test_padding_to_a_multiple_counts_as_valid():
+    anchors = PyramidAnchors(strides=[8], scale=4, pad_multiple=16)
+    (valid,) = anchors.valid([torch.zeros(1, 1, 4, 6)], [(17, 30)])
+    assert valid.view(4, 6).sum(0).tolist() == [4, 4, 4, 4, 0, 0]  # as if 32 x 32
+
+
 # ---------------------------------------------------------------- the head
 
 

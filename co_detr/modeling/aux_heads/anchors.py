@@ -20,6 +20,8 @@ class PyramidAnchors(nn.Module):
         scale: side of the smallest square anchor, in strides.
         scales_per_octave: number of sizes, `scale * 2^(i / scales_per_octave)`.
         aspect_ratios: height over width, at constant area.
+        pad_multiple: the padding up to the next multiple of so many pixels counts as valid; what
+            models see whose training pads each image so before batches are made.
     """
 
     def __init__(
@@ -29,8 +31,10 @@ class PyramidAnchors(nn.Module):
         scale: float,
         scales_per_octave: int = 1,
         aspect_ratios: Sequence[float] = (1.0,),
+        pad_multiple: int = 1,
     ):
         super().__init__()
+        self.pad_multiple = pad_multiple
         self.strides = tuple(strides)
         self.scales_per_octave = scales_per_octave
         self.num_ratios = len(aspect_ratios)
@@ -83,8 +87,9 @@ class PyramidAnchors(nn.Module):
                 dtype=torch.bool,
                 device=feature.device,
             )
-            for image, (valid_height, valid_width) in zip(cells, image_sizes):
-                rows, columns = math.ceil(valid_height / stride), math.ceil(valid_width / stride)
+            for image, size in zip(cells, image_sizes):
+                padded = (math.ceil(side / self.pad_multiple) * self.pad_multiple for side in size)
+                rows, columns = (math.ceil(side / stride) for side in padded)
                 image[:rows, :columns] = True
             levels.append(cells.flatten(1))
         return torch.cat(levels, dim=1)

@@ -59,7 +59,7 @@ class DenseHead(AuxHead):
         in_channels: C of the pyramid.
         num_classes: foreground classes.
         strides: of the pyramid's levels, fine to coarse.
-        anchor_scale, scales_per_octave, aspect_ratios: see `PyramidAnchors`.
+        anchor_scale, scales_per_octave, aspect_ratios, pad_multiple: see `PyramidAnchors`.
         num_convs: 3x3 convolutions in each of the two towers, whose weights all levels share.
         conv_channels: width of the towers; None for `in_channels`.
         norm: after each of these convolutions, as for `detectron2.layers.get_norm`; "GN" has 32
@@ -93,6 +93,7 @@ class DenseHead(AuxHead):
         anchor_scale: float = 8.0,
         scales_per_octave: int = 1,
         aspect_ratios: Sequence[float] = (1.0,),
+        pad_multiple: int = 1,
         num_convs: int = 1,
         conv_channels: int | None = None,
         norm: str | Callable = "GN",
@@ -133,6 +134,7 @@ class DenseHead(AuxHead):
             scale=anchor_scale,
             scales_per_octave=scales_per_octave,
             aspect_ratios=aspect_ratios,
+            pad_multiple=pad_multiple,
         )
         self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
 

@@ -25,7 +25,7 @@ class RPN(nn.Module):
     Args:
         in_channels: C of the pyramid.
         strides: of the pyramid's levels, fine to coarse.
-        anchor_scale, scales_per_octave, aspect_ratios: see `PyramidAnchors`.
+        anchor_scale, scales_per_octave, aspect_ratios, pad_multiple: see `PyramidAnchors`.
         conv_channels: width of the 3x3 convolution; None for `in_channels`.
         delta_std: spread of the deltas (dx, dy, dw, dh): predictions are in this unit.
         positive_iou, negative_iou: an anchor whose best IoU reaches the first is positive, below
@@ -47,6 +47,7 @@ class RPN(nn.Module):
         anchor_scale: float = 4.0,
         scales_per_octave: int = 3,
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        pad_multiple: int = 1,
         conv_channels: int | None = None,
         delta_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         positive_iou: float = 0.7,
@@ -75,6 +76,7 @@ class RPN(nn.Module):
             scale=anchor_scale,
             scales_per_octave=scales_per_octave,
             aspect_ratios=aspect_ratios,
+            pad_multiple=pad_multiple,
         )
         self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
         self.matcher = Matcher([negative_iou, positive_iou], [0, -1, 1])
