@@ -1,4 +1,4 @@
-"""Learning rate schedules, counted in epochs of COCO train2017 at 16 images per batch."""
+"""Learning rate schedules in epochs, by default of COCO train2017 at 16 images per batch."""
 
 import math
 
@@ -17,6 +17,8 @@ def iterations_per_epoch(batch_size, images=COCO_IMAGES):
 
 
 ITERATIONS_PER_EPOCH = iterations_per_epoch(16)
+# Images, not draws: with repeat factors, it takes more draws to show every image.
+LVIS_ITERATIONS_PER_EPOCH = iterations_per_epoch(16, LVIS_IMAGES)
 
 
 def step_schedule(
