@@ -4,11 +4,12 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
+from co_detr.engine.lr_factors import sampling_lr_factor
+
 from ..common.data.digits import dataloader
 from ..common.models.co_deformable_detr_r50 import model
 from ..common.models.digits import shrink
 from ..common.optim import AdamW as optimizer
-from ..common.optim import sampling_lr_factor
 from ..common.train import train
 
 shrink(model)

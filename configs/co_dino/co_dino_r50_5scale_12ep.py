@@ -1,9 +1,10 @@
 """Co-DINO, ResNet-50, five scales, DETR augmentation, 12 epochs (published: 52.1 AP)."""
 
+from co_detr.engine.lr_factors import backbone_lr_factor
+
 from ..common.data.coco_detr import dataloader
 from ..common.models.co_dino_r50 import model
 from ..common.optim import AdamW as optimizer
-from ..common.optim import backbone_lr_factor
 from ..common.schedule import ITERATIONS_PER_EPOCH, step_schedule
 from ..common.train import train
 
