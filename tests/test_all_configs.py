@@ -1,0 +1,169 @@
+"""Every config: it builds, is listed, follows its recipe, and its schedule and data work."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import tiny_dataset
+from detectron2.config import instantiate
+from detectron2.evaluation import LVISEvaluator
+from recipes import RECIPES
+from zoo import RELEASES, meta_model
+
+from co_detr import model_zoo
+from co_detr.engine.train import build_optimizer
+
+ROOT = Path(__file__).parents[1]
+_spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools/analyze_model.py")
+analyze_model = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(analyze_model)
+
+CONFIGS = model_zoo.list_configs()
+DIGITS = [name for name in CONFIGS if "digits" in name]
+FULL_SIZE = [name for name in CONFIGS if name not in DIGITS]
+
+
+def zoo_rows():
+    """The rows of MODEL_ZOO.md as {config: {column: cell}}."""
+    rows = {}
+    for line in (ROOT / "MODEL_ZOO.md").read_text().split("\n"):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == "Config":
+            columns = cells
+        elif line.startswith("| [") and (link := re.search(r"\(configs/(.+)\.py\)", cells[0])):
+            rows[link[1]] = dict(zip(columns, cells))
+    return rows
+
+
+def test_every_config_has_a_row_in_the_model_zoo_and_a_recipe():
+    assert set(zoo_rows()) == set(CONFIGS)
+    assert set(RECIPES) == set(FULL_SIZE)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_model_builds_and_is_listed_as_it_is(name):
+    row = zoo_rows()[name]
+    parameters = list(meta_model(name).parameters())
+    assert row["Params (M)"] == f"{sum(p.numel() for p in parameters) / 1e6:.1f}"
+    assert float(row["GFLOPs"]) > 0
+    released = {config: release for release, config in RELEASES.items()}
+    assert row["Release"].strip("`-") == released.get(name, "")
+    size = analyze_model.test_size(model_zoo.get_config(name)) or (128, 128)
+    assert row["Input"] == "x".join(map(str, size))
+    if name in RECIPES:
+        assert row["Epochs"] == str(RECIPES[name].epochs)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_model_and_its_evaluation_follow_the_recipe(name):
+    cfg, recipe = model_zoo.get_config(name), RECIPES[name]
+    model = cfg.model
+    assert model.num_classes == recipe.classes
+    assert model.query_sources.matching.num_queries == recipe.queries
+    denoising = model.query_sources.get("denoising")
+    expected = denoising and (denoising.num_queries, denoising.box_noise)
+    assert expected == recipe.denoising
+    assert model.backbone.get("drop_path_rate") == recipe.drop_path
+    assert model.get("mask_padding", True) is not recipe.canvas
+    assert analyze_model.test_size(cfg) == recipe.test
+    assert model.postprocess.max_detections == recipe.detections
+    evaluator = cfg.dataloader.evaluator
+    for part in [evaluator.boxes, evaluator.masks] if "boxes" in evaluator else [evaluator]:
+        assert part.get("max_dets_per_image", 100) == recipe.detections
+    assert cfg.train.ema.enabled == recipe.ema
+    assert cfg.train.ema.decay == 1 - 1e-4
+    assert cfg.train.clip_grad.enabled
+    assert dict(cfg.train.clip_grad.params) == {"max_norm": 0.1, "norm_type": 2}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_schedule_is_as_long_as_the_training(name):
+    cfg = model_zoo.get_config(name)
+    schedule, length = instantiate(cfg.lr_multiplier), cfg.train.max_iter
+    if name in DIGITS:
+        assert schedule(50 / length) == pytest.approx(1.0, abs=0.02)  # 50 steps of warm-up
+        assert schedule(1 - 1e-9) == pytest.approx(0.02, abs=1e-3)
+        return
+    recipe = RECIPES[name]
+    epoch = -(-recipe.images // recipe.batch)  # rounded up
+    assert cfg.dataloader.train.total_batch_size == recipe.batch
+    assert length == recipe.epochs * epoch
+    assert cfg.train.eval_period == cfg.train.checkpointer.period == epoch
+    for number, drop in enumerate(recipe.drops):
+        before, after = (drop * epoch - 1) / length, drop * epoch / length
+        assert schedule(before) == pytest.approx(0.1**number)
+        assert schedule(after) == pytest.approx(0.1 ** (number + 1))
+    assert schedule(1 - 1e-9) == pytest.approx(0.1 ** len(recipe.drops))
+    assert schedule(0.0) == pytest.approx(0.01 if recipe.warmup else 1.0)
+    assert schedule(recipe.warmup / length) == pytest.approx(1.0)
+    if recipe.warmup:
+        assert schedule(0.5 * recipe.warmup / length) == pytest.approx(0.505)
+
+
+def decayed(name):
+    """Layer-wise decay by 0.8 over the embeddings and 24 blocks."""
+    if not name.startswith("backbone."):
+        return 1.0
+    if name.startswith(("backbone.pos_embed", "backbone.patch_embed")):
+        return 0.8**25
+    block = re.match(r"backbone\.blocks\.(\d+)\.", name)
+    return 0.8 ** (24 - int(block[1])) if block else 1.0
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_every_parameter_learns_at_its_rate(name):
+    recipe, model = RECIPES[name], meta_model(name)
+    optimizer = build_optimizer(model_zoo.get_config(name), model)
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    seen = set()
+    for group in optimizer.param_groups:
+        assert group["weight_decay"] == recipe.weight_decay
+        for parameter in group["params"]:
+            key = names[id(parameter)]
+            if recipe.slow is None:
+                factor = decayed(key)
+            else:
+                factor = 0.1 if any(part in key for part in recipe.slow) else 1.0
+            assert group["lr"] == pytest.approx(recipe.lr * factor), key
+            seen.add(key)
+    assert seen == {key for key, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture(scope="module")
+def two_pictures(tmp_path_factory):
+    """Two pictures in the format that a config reads, with as many classes as it has."""
+    known = {}
+
+    def register(cfg):
+        evaluator = cfg.dataloader.evaluator
+        target = evaluator.get("boxes", evaluator)._target_
+        key = cfg.model.num_classes, target is LVISEvaluator
+        if key not in known:
+            known[key] = tiny_dataset.register(tmp_path_factory.mktemp("data") / "pictures", *key)
+        return known[key]
+
+    return register
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_data_block_gives_examples_and_an_evaluator(name, two_pictures):
+    cfg = model_zoo.get_config(name)
+    tiny_dataset.use(cfg, two_pictures(cfg))
+    example = instantiate(cfg.dataloader.train).dataset[0]
+    assert len(example["instances"]) <= 2  # with copy-paste there may be a second one
+    masks = "instance_mask" in cfg.model or "mask_r50" in name
+    assert example["instances"].has("gt_masks") == masks
+
+    (test_example,) = next(iter(instantiate(cfg.dataloader.test)))
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    evaluator.reset()
+    if name in DIGITS:
+        assert example["image"].shape[-2:] == test_example["image"].shape[-2:] == (40, 60)
+        return
+    recipe = RECIPES[name]
+    if recipe.canvas:
+        assert tuple(example["image"].shape[-2:]) == recipe.test
+    short, long = recipe.test  # the picture is one and a half times as wide as high
+    scale = min(short / 40, long / 60)
+    assert tuple(test_example["image"].shape[-2:]) == (round(40 * scale), round(60 * scale))
