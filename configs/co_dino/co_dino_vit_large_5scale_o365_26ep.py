@@ -9,7 +9,6 @@ model.backbone.pretrained = "eva02_large_patch14_clip_224.merged2b"
 model.query_sources.denoising.num_queries = 1000
 model.query_sources.denoising.box_noise = 1.0
 dataloader.train.total_batch_size = 224
-dataloader.evaluator.max_dets_per_image = model.postprocess.max_detections
 dataloader.train.mapper.augmentations.short_sides = list(range(480, 1025, 32))
 dataloader.train.mapper.augmentations.max_size = 1280
 optimizer.lr = 2.5e-4
