@@ -112,5 +112,12 @@ RECIPES: dict[str, Recipe] = {
             | dict(classes=365, images=OBJECTS365, batch=224, lr=2.5e-4, ema=False)
             | dict(denoising=(1000, 1.0)),
         ),
+        "vit_large_5scale_lsj_o365_26ep": _dino(
+            26,
+            24,
+            **_VIT_LVIS
+            | dict(classes=365, images=OBJECTS365, batch=192, lr=2e-4, denoising=(1000, 1.0))
+            | _lsj(1280),
+        ),
     }.items()
 }
