@@ -5,7 +5,7 @@ from ..common.schedule import OBJECTS365_IMAGES, iterations_per_epoch, step_sche
 from .co_dino_vit_large_5scale_12ep import model, optimizer, train
 
 model.num_classes = 365
-model.backbone.pretrained = "eva02_large_patch14_clip_224.merged2b"
+model.backbone.pretrained = "eva02_large_patch14_224.mim_m38m"
 model.query_sources.denoising.num_queries = 1000
 model.query_sources.denoising.box_noise = 1.0
 dataloader.train.total_batch_size = 224
