@@ -34,7 +34,7 @@ demo: $(READY)
 	@echo "Trained and evaluated: $(DEMO)/log.txt. Detections drawn: $(DEMO)/pictures"
 
 test: $(READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -rs
 
 lint: $(READY)
 	$(BIN)/python -m ruff check $(SOURCES)

@@ -176,7 +176,7 @@ def test_evaluation_runs_every_period_and_at_the_end(whole):
 def test_the_log_begins_with_the_detectron2_in_use_and_tells_the_remaining_time(whole):
     lines = (whole / "log.txt").read_text().splitlines()
     assert co_detr.detectron2_origin() in lines[0]
-    assert any("eta: " in line and "toy/loss_box: " in line for line in lines)
+    assert any("eta: " in line and "  toy: " in line for line in lines)
 
 
 def test_training_writes_tensorboard_events(whole):
