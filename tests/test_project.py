@@ -1,5 +1,6 @@
 """The project as a whole: what is packaged, what is pinned, and configs by name."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -64,6 +65,21 @@ def test_configs_of_a_checkout_are_those_of_the_repository():
 def test_every_config_loads(name):
     cfg = model_zoo.get_config(name)
     assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= set(cfg)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
+def test_tools_run_as_scripts(script, tmp_path):
+    """In a process of their own, where nothing has made `detectron2` importable before."""
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {script.name}")
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
+
 import torch
 from detectron2.config import LazyConfig, instantiate
 from safetensors.torch import save
 from tabulate import tabulate
 
-import co_detr  # noqa: F401, I001  (makes detectron2 importable)
 from co_detr.checkpoint.class_layers import change_classes, class_layer
 from co_detr.checkpoint.official import official_table
 from co_detr.checkpoint.reading import read_tensors
@@ -73,12 +74,14 @@ def write(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("target", metavar="DST", type=Path)
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--ema", action="store_true", help="take the moving averages")
-    parser.add_argument("--change-classes", action="store_true", help="see above")
+    parser.add_argument("--change-classes", action="store_true", help="let class layers start anew")
     parser.add_argument("--source-names", help="classes of SRC, in order")
     parser.add_argument("--target-names", help="classes of the config, in order")
     parser.add_argument("opts", nargs="*", help="key=value changes of the config")

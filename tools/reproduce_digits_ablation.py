@@ -5,7 +5,7 @@
 
 The paper's table 2 in miniature: equal iterations, equal everything but the heads. Prepare the data
 with datasets/prepare_digits.py first. A run that was interrupted continues where it stopped, one
-that is complete is only read. The table goes to the screen and to --table.
+that is complete is only read. The table goes to the screen and to table.md in the output folder.
 """
 
 import argparse
@@ -76,13 +76,14 @@ def table(runs: dict[tuple[str, int], list[dict]], seeds: list[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--configs", nargs="+", default=CONFIGS, help="K = 0, 1, 2 by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--jobs", type=int, default=1, help="trainings that run side by side")
     parser.add_argument("--threads", type=int, default=1, help="threads of each training")
     parser.add_argument("--output", type=Path, default=Path("output/digits_ablation"))
-    parser.add_argument("--table", type=Path, default=Path("output/digits_ablation/table.md"))
     args = parser.parse_args()
 
     keys = [(config, seed) for config in args.configs for seed in args.seeds]
@@ -90,7 +91,7 @@ def main() -> None:
         folders = pool.map(lambda key: train(*key, args.output, args.threads), keys)
         runs = {key: evaluations(folder) for key, folder in zip(keys, folders)}
     text = table(runs, args.seeds)
-    args.table.write_text(text + "\n")
+    (args.output / "table.md").write_text(text + "\n")
     print(text)
 
 
