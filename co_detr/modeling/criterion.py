@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
-from co_detr.ops.boxes import to_absolute_xyxy
+from co_detr.ops.boxes import giou_loss, to_absolute_xyxy
 
 from .assignment import GroundTruth, HungarianMatcher, MatchingProblem
 from .losses import LossTerm
@@ -144,16 +143,15 @@ class SetCriterion(nn.Module):
             class_loss = class_loss * predicted.valid
         l1_loss = (boxes - target).abs().sum(-1) * positive
         pixels = scale[:, None]
-        giou_loss = generalized_box_iou_loss(
-            to_absolute_xyxy(boxes, pixels), to_absolute_xyxy(target, pixels)
-        ).where(positive, 0.0)
+        overlap_loss = giou_loss(to_absolute_xyxy(boxes, pixels), to_absolute_xyxy(target, pixels))
+        overlap_loss = overlap_loss.where(positive, 0.0)
 
         count = positive[0].sum()
         terms = {}
         for kind, loss, weight in (
             ("class", class_loss, self.class_weight),
             ("box", l1_loss, self.l1_weight),
-            ("giou", giou_loss, self.giou_weight),
+            ("giou", overlap_loss, self.giou_weight),
         ):
             totals = loss.sum((1, 2)) * (weight * predicted.weight)
             for layer, total in enumerate(totals.unbind()):

@@ -1,8 +1,15 @@
 import math
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import generalized_box_iou_loss
 
-from co_detr.ops.boxes import inverse_sigmoid, to_absolute_xyxy, to_normalized_cxcywh
+from co_detr.ops.boxes import (
+    giou_loss,
+    inverse_sigmoid,
+    to_absolute_xyxy,
+    to_normalized_cxcywh,
+)
 
 
 def test_inverse_sigmoid_inverts_the_sigmoid():
@@ -47,3 +54,38 @@ def test_no_boxes():
     scale = torch.ones(3, 1, 4)
     assert to_absolute_xyxy(torch.zeros(3, 0, 4), scale).shape == (3, 0, 4)
     assert to_normalized_cxcywh(torch.zeros(3, 0, 4), scale).shape == (3, 0, 4)
+
+
+def test_giou_loss_by_hand():
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 1, 1], [3, 3, 3, 3]])
+    target = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 3], [3, 0, 4, 1], [3, 3, 3, 3]])
+    # the same; 1 of 7, hull 9; apart, 2 of a hull of 4; two points
+    expected = torch.tensor([0, 1 - 1 / 7 + 2 / 9, 1 + 2 / 4, 1])
+    torch.testing.assert_close(giou_loss(boxes, target), expected)
+
+
+def test_giou_loss_is_torchvision_s_and_so_is_its_gradient():
+    torch.manual_seed(0)
+    corner, size = torch.rand(2, 50, 2) * 100, torch.rand(2, 50, 2) * 50 + 1
+    boxes, target = torch.cat([corner, corner + size], dim=-1)
+    ours, theirs = boxes.clone().requires_grad_(), boxes.clone().requires_grad_()
+    loss, expected = giou_loss(ours, target), generalized_box_iou_loss(theirs, target)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=0)
+
+
+def test_giou_loss_does_not_wait_for_the_device():
+    """Boolean indexing would: the number of results has to reach the host."""
+    called = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    boxes = torch.rand(5, 4).cumsum(1).requires_grad_()
+    with Noted():
+        giou_loss(boxes, boxes.detach().flip(0)).sum().backward()
+    assert called and not [op for op in called if "index" in op or "nonzero" in op]

@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
-from co_detr.ops.boxes import broadcast_iou
+from co_detr.ops.boxes import broadcast_iou, giou_loss
 
 from ..losses import LossTerm
 from .base import gather_ground_truth
@@ -133,7 +132,7 @@ class ATSSHead(DenseHead):
         anchors, truth = anchors[anchor], targets.boxes[image, anchor]
         boxes = self.decode(predictions.regression[image, anchor], anchors)
         quality = centerness(anchors, truth)
-        box_loss = (generalized_box_iou_loss(boxes, truth) * quality).sum()
+        box_loss = (giou_loss(boxes, truth) * quality).sum()
         centerness_loss = F.binary_cross_entropy_with_logits(
             predictions.quality[image, anchor], quality, reduction="sum"
         )

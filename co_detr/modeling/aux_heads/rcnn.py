@@ -14,8 +14,9 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
+from torchvision.ops import clip_boxes_to_image
 
+from co_detr.ops.boxes import giou_loss
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import LossTerm
@@ -256,7 +257,7 @@ class FasterRCNNHead(AuxHead):
         box_class = labels[positive] if deltas.shape[1] > 1 else torch.zeros_like(positive)
         predicted = self.box_transform.apply_deltas(deltas[positive, box_class], boxes[positive])
         class_loss = F.cross_entropy(logits, labels, reduction="sum")
-        box_loss = generalized_box_iou_loss(predicted, truth[positive], reduction="sum")
+        box_loss = giou_loss(predicted, truth[positive]).sum()
         return {
             "loss_class": LossTerm(self.class_loss_weight * class_loss, len(labels)),
             "loss_box": LossTerm(self.box_loss_weight * box_loss, len(labels)),
