@@ -40,12 +40,8 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     if not terms:
         return {}
     totals = torch.stack([term.total for term in terms.values()])
-    counts = torch.stack(
-        [
-            torch.as_tensor(term.count, dtype=torch.float32, device=totals.device).detach()
-            for term in terms.values()
-        ]
-    )
+    zero = totals.new_zeros(())  # to add a number copies nothing to the device, to convert it does
+    counts = torch.stack([zero + term.count for term in terms.values()]).detach().float()
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(counts)
         counts = counts / comm.get_world_size()

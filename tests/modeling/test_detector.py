@@ -8,8 +8,9 @@ from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
-from golden import co_deformable_detr_config
+from golden import co_deformable_detr_config, co_dino_config
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from co_detr.modeling.detector import padding_mask
 from co_detr.modeling.queries.learned import LearnedQueries
@@ -486,3 +487,46 @@ def test_a_rank_without_boxes_trains_along(name, tmp_path):
         for key, gradient in gradients.items():
             expected = model.get_parameter(key).grad.numpy()
             torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3, msg=key)
+
+
+# ---------------------------------------------------------------------------------------------
+# reduced precision, and waiting for the device
+
+
+@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config])
+def test_bfloat16_trains_alike(make):
+    model, batch = build(make()), usual_batch()
+    expected = sum(train_step(model, batch).values())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.manual_seed(0)
+        losses = model(batch)
+    model.zero_grad()
+    sum(losses.values()).backward()
+    assert_healthy(model, losses)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    # other proposals may be chosen, but as good ones
+    torch.testing.assert_close(sum(losses.values()), expected, rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config])
+def test_the_decoder_copies_nothing_to_the_device(make, monkeypatch):
+    """A tensor made of Python numbers is a copy, for which the host waits, six times per step."""
+    model = build(make()).train()
+    tensors_made = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "lift_fresh" in str(func):
+                tensors_made.append(args[0].shape)
+            return func(*args, **(kwargs or {}))
+
+    original = model.decoder.forward
+
+    def noted(groups, memory):
+        with Noted():
+            return original(groups, memory)
+
+    monkeypatch.setattr(model.decoder, "forward", noted)
+    model(usual_batch())
+    # the sizes of the levels, once
+    assert len(tensors_made) <= 1

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from co_detr.modeling.losses import FocalLoss, LossTerm, QualityFocalLoss, normalize
 
@@ -68,6 +69,22 @@ def test_normalize_divides_each_sum_by_its_own_count():
     assert values == pytest.approx([6 / 4, 10.0, 14.0, 18 / 4.5])
     sum(losses.values()).backward()
     assert weight.grad.item() == pytest.approx(3 / 4 + 5 + 7 + 9 / 4.5)
+
+
+def test_normalize_copies_no_numbers_to_the_device():
+    made = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made.extend(args[:1] if "lift_fresh" in str(func) else [])
+            return func(*args, **(kwargs or {}))
+
+    total = torch.tensor(6.0, requires_grad=True)
+    count = torch.tensor(3)
+    with Noted():
+        losses = normalize({"a": LossTerm(total, 4), "b": LossTerm(total, count)})
+    assert [loss.item() for loss in losses.values()] == [1.5, 2.0]
+    assert not made
 
 
 def test_normalize_of_nothing():

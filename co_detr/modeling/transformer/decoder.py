@@ -185,7 +185,8 @@ class DeformableDecoder(nn.Module):
     def _position_from(self, reference: Tensor, memory: EncoderMemory) -> Tensor:
         """(N, Q, C) from boxes (N, Q, 4) as fractions of the first level, order y, x, w, h."""
         on_level = reference * memory.valid_ratios[:, :1].repeat(1, 1, 2)
-        coordinates = on_level[..., [1, 0, 2, 3]] * (2 * math.pi)
+        x, y, w, h = on_level.unbind(-1)
+        coordinates = torch.stack([y, x, w, h], dim=-1) * (2 * math.pi)
         return self.position_mlp(sine_embedding(coordinates, self.embed_dim // 2))
 
     def _sampling_frame(

@@ -3,6 +3,7 @@
 Letters: N images, S encoder tokens (all levels, fine to coarse, row-major), C channels.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class EncoderMemory:
     spatial_shapes: list[tuple[int, int]]
     valid_cells: Tensor
 
-    @property
+    @functools.cached_property  # every decoder layer asks, and it copies to the device
     def valid_ratios(self) -> Tensor:
         """(N, levels, 2): the valid share of each level's (width, height)."""
         sizes = [(w, h) for h, w in self.spatial_shapes]
