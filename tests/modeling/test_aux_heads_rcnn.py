@@ -252,3 +252,17 @@ def test_pooling_has_the_gradient_of_the_pooler_it_replaces(scales):
             expected = torch.autograd.grad((expected * weights).sum(), maps)
             for g, e in zip(got, expected):
                 torch.testing.assert_close(g, e, atol=1e-5, rtol=1e-4)
+
+
+def test_pooling_does_not_lower_its_precision_under_autocast():
+    torch.manual_seed(0)
+    pooler = PyramidPooler(
+        output_size=3, scales=[1 / 8, 1 / 16], canonical_box_size=112, canonical_level=3
+    )
+    maps = [torch.randn(1, 4, side, side, requires_grad=True) for side in (16, 8)]
+    boxes = [Boxes(torch.tensor([[3.0, 4, 60, 70], [10, 20, 128, 120]]))]
+    expected = pooler(maps, boxes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = pooler(maps, boxes)
+    assert torch.equal(pooled, expected)
+    pooled.sum().backward()

@@ -44,7 +44,8 @@ class PyramidPooler(ROIPooler):
         learns = torch.is_grad_enabled() and any(feature.requires_grad for feature in x)
         dtypes = {feature.dtype for feature in x}
         if learns and x[0].device.type == "cpu" and dtypes == {torch.float32}:
-            return _Pool.apply(self, box_lists, *x)
+            with torch.autocast("cpu", enabled=False):  # not for the interpolation weights
+                return _Pool.apply(self, box_lists, *x)
         return super().forward(x, box_lists)
 
     def weights(
