@@ -1,15 +1,19 @@
 """From a dataset record to an example: masks as bitmaps, broken pictures named."""
 
+import copy
+
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetMapper
 
 
 class DetectionMapper(DatasetMapper):
-    """detectron2's `DatasetMapper`, with two differences.
+    """detectron2's `DatasetMapper`, with three differences.
 
     With `use_instance_mask=True` and `instance_mask_format="bitmask"`, polygons become bitmaps
     before augmentation, so masks are resized, cropped and padded like the image. Where polygons are
     augmented instead, a crop has to clip them, which needs a geometry library.
+
+    With `recompute_boxes=True`, images without objects pass: detectron2 asks for their masks.
 
     A picture that cannot be read is named by the error.
     """
@@ -25,7 +29,7 @@ class DetectionMapper(DatasetMapper):
         if self.is_train and self.use_instance_mask and self.instance_mask_format == "bitmask":
             dataset_dict = rasterized(dataset_dict)
         try:
-            return super().__call__(dataset_dict)
+            return super(DetectionMapper, self._for(dataset_dict)).__call__(dataset_dict)
         except FileNotFoundError:
             raise
         except (OSError, SyntaxError) as error:  # the latter for broken chunks of a PNG file
@@ -34,6 +38,15 @@ class DetectionMapper(DatasetMapper):
                 f"({type(error).__name__}: {error}): fetch it again, or remove it from the "
                 "annotations"
             ) from error
+
+    def _for(self, record: dict) -> "DetectionMapper":
+        """This mapper, or one that leaves boxes alone where a record has none."""
+        objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+        if objects or not self.recompute_boxes:
+            return self
+        mapper = copy.copy(self)
+        mapper.recompute_boxes = False
+        return mapper
 
 
 def rasterized(record: dict) -> dict:

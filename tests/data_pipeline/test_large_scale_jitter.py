@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from PIL import Image
 
@@ -151,3 +152,22 @@ def test_awkward_pictures_come_through(tmp_path, size):
     example = _mapper(large_scale_jitter(canvas=32, scale=(1.0, 1.5)))(record)
     assert tuple(example["image"].shape) == (3, 32, 32)
     assert len(example["instances"]) == 0
+
+
+def test_boxes_are_recomputed_from_masks_only_where_there_are_objects(record, monkeypatch):
+    """detectron2's mapper asks for the masks of an image without objects, which has none."""
+    crowd = {**record, "annotations": [{**record["annotations"][0], "iscrowd": 1}]}
+    mapper = _mapper([])
+    for empty in (crowd, {**record, "annotations": []}):
+        assert len(mapper(empty)["instances"]) == 0
+
+    def asked(self, record):
+        return self.recompute_boxes
+
+    monkeypatch.setattr(DatasetMapper, "__call__", asked)
+    assert [mapper(r) for r in (record, crowd, {**record, "annotations": []}, record)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
