@@ -135,6 +135,17 @@ print(*model_zoo.list_configs())
     assert names.split() == model_zoo.list_configs()
 
 
+def test_importing_the_package_warns_of_nothing():
+    """Every tool would begin with what a library says about another one."""
+    code = "import co_detr; print(co_detr.detectron2_origin()); import co_detr.config"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    if not done.stdout.startswith("embedded"):
+        pytest.skip("upstream detectron2 imports what it likes")
+    assert "Warning" not in done.stderr, done.stderr
+
+
 def _normalized(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn.weight_init import c2_msra_fill
 from torch import nn
 
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
@@ -38,7 +37,10 @@ def _conv(
         norm=get_norm(norm, out_channels),
         **kwargs,
     )
-    c2_msra_fill(conv)
+    # fvcore's `c2_msra_fill` is this; importing it compiles functions that nobody here calls
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return conv
 
 
