@@ -37,6 +37,7 @@ from co_detr import model_zoo
 from co_detr.config import to_cfg_node
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.checkpoint import WholeFileCheckpointer
+from co_detr.engine.overrides import new_keys
 
 logger = logging.getLogger("co_detr.predict")
 
@@ -96,25 +97,39 @@ def build_predictor(cfg: DictConfig) -> DefaultPredictor:
 def load_categories(cfg: DictConfig) -> list[dict]:
     """Ids and names of the classes 0, 1, ... of the dataset that the config is evaluated on.
 
-    A dataset of one's own gets its names from its annotation file; where that is missing, too,
-    classes are numbered.
+    A dataset of one's own gets its names from its annotation file; where that is missing, too, or
+    where the model has another number of classes, they are numbered.
     """
     names = cfg.dataloader.test.dataset.names
-    metadata = MetadataCatalog.get(names if isinstance(names, str) else names[0])
+    name = names if isinstance(names, str) else names[0]
+    categories = dataset_categories(name)
+    count = cfg.model.get("num_classes", len(categories))
+    if len(categories) == count:
+        return categories
+    found = f"{name} has {len(categories)}" if categories else f"those of {name} are not known"
+    logger.warning(
+        f"the {count} classes of the model are numbered, as {found}: for names, set "
+        "dataloader.test.dataset.names to the dataset it was trained for"
+    )
+    return [{"id": i, "name": f"class {i}"} for i in range(count)]
+
+
+def dataset_categories(name: str) -> list[dict]:
+    """Ids and names of the classes of a registered dataset; none if they are not known."""
+    metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is not None:
         ids = metadata.get("thing_dataset_id_to_contiguous_id")
         ids = sorted(ids, key=ids.get) if ids else range(len(metadata.thing_classes))
         return [{"id": i, "name": name} for i, name in zip(ids, metadata.thing_classes)]
     json_file = metadata.get("json_file")
-    if json_file is not None and os.path.isfile(json_file):
-        with open(json_file) as file:
-            categories = json.load(file)["categories"]
-        return [
-            {"id": category["id"], "name": category["name"]}
-            for category in sorted(categories, key=lambda category: category["id"])
-        ]
-    logger.warning("the names of the classes are not known: they are numbered")
-    return [{"id": i, "name": f"class {i}"} for i in range(cfg.model.num_classes)]
+    if json_file is None or not os.path.isfile(json_file):
+        return []
+    with open(json_file) as file:
+        categories = json.load(file)["categories"]
+    return [
+        {"id": category["id"], "name": category["name"]}
+        for category in sorted(categories, key=lambda category: category["id"])
+    ]
 
 
 def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarray:
@@ -230,6 +245,8 @@ def predict(
 def load_config(name: str, overrides: list[str]) -> DictConfig:
     """A config from a file or, where there is none, by its name in the model zoo."""
     cfg = LazyConfig.load(name) if os.path.isfile(name) else model_zoo.get_config(name)
+    for warning in new_keys(cfg, overrides):
+        logger.warning(warning)
     return LazyConfig.apply_overrides(cfg, overrides)
 
 

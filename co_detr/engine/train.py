@@ -37,6 +37,7 @@ from .build import without_pretrained
 from .checkpoint import WholeFileCheckpointer
 from .files import whole_file
 from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from
+from .overrides import new_keys
 from .printer import GroupedMetricPrinter
 from .trainer import Trainer
 
@@ -80,6 +81,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
         ValueError: the config is incomplete or contradicts itself or the machine.
     """
     cfg = LazyConfig.load(args.config_file)
+    warnings = new_keys(cfg, args.opts)
     cfg = LazyConfig.apply_overrides(cfg, args.opts)
     needed = {"model", "dataloader", "train"}
     if not args.eval_only:
@@ -89,6 +91,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
     output_dir, rank = cfg.train.output_dir, comm.get_rank()
     setup_logger(output_dir, distributed_rank=rank, name="co_detr")
     logger.info(f"co_detr {co_detr.__version__}, detectron2: {co_detr.detectron2_origin()}")
+    for warning in warnings:
+        logger.warning(warning)
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
     default_setup(cfg, args)
     amp_dtype(cfg)

@@ -17,6 +17,7 @@ from detectron2.engine import default_argument_parser
 
 import co_detr
 from co_detr.engine import main
+from co_detr.engine.overrides import new_keys
 
 HERE = Path(__file__).parent
 TOOL = HERE.parents[1] / "tools" / "lazyconfig_train_net.py"
@@ -177,6 +178,21 @@ def test_the_log_begins_with_the_detectron2_in_use_and_tells_the_remaining_time(
     lines = (whole / "log.txt").read_text().splitlines()
     assert co_detr.detectron2_origin() in lines[0]
     assert any("eta: " in line and "  toy: " in line for line in lines)
+
+
+def test_the_log_warns_of_overrides_that_create_keys(tmp_path):
+    misspelt = ["train.max_itr=3", "modle.nan_at=4", "train.ema.decai=0.5", "train.log_period.x=1"]
+    meant = ["+train.note=mine", "train.max_iter=0", "train.checkpointer={period: 5}"]
+    called = ["model.unknown=1"]  # the call itself complains
+    cfg = LazyConfig.load(TOY)
+    warnings = new_keys(cfg, [*misspelt, *meant, *called])
+    assert [warning.split(":")[0] for warning in warnings] == misspelt[:3]
+    assert "no key 'train.max_itr'" in warnings[0] and "known keys: max_iter" in warnings[0]
+    assert "no key 'modle'" in warnings[1] and "known keys: model." in warnings[1]
+    assert "no key 'train.ema.decai'" in warnings[2] and "known keys: decay." in warnings[2]
+
+    main(arguments(tmp_path, "train.max_iter=1", "train.evl_period=1"))
+    assert "no key 'train.evl_period'" in (tmp_path / "log.txt").read_text()
 
 
 def test_training_writes_tensorboard_events(whole):

@@ -10,7 +10,9 @@ import pytest
 import torch
 from bright_detector import BrightDetector
 from detectron2.config import instantiate
+from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
+from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -104,6 +106,16 @@ def test_the_json_is_a_coco_file(run, pictures):
     assert {(image["height"], image["width"]) for image in coco.imgs.values()} == {(50, 80)}
     assert len(coco.getAnnIds()) == 2
     assert coco.cats[1]["name"] == "class 1"  # this dataset has no names to offer
+
+
+def test_names_of_a_dataset_with_other_classes_are_not_used(monkeypatch):
+    metadata = Metadata(thing_classes=["cat", "dog"])
+    monkeypatch.setattr(predict.MetadataCatalog, "get", lambda name: metadata)
+    cfg = OmegaConf.create({"model": {"num_classes": 2}, "dataloader": {}})
+    OmegaConf.update(cfg, "dataloader.test.dataset.names", "animals")
+    assert [c["name"] for c in predict.load_categories(cfg)] == ["cat", "dog"]
+    cfg.model.num_classes = 3
+    assert [c["name"] for c in predict.load_categories(cfg)] == ["class 0", "class 1", "class 2"]
 
 
 def test_pictures_are_drawn_on(run, pictures):
