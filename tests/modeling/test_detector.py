@@ -324,6 +324,21 @@ def test_awkward_batches_train(batch, padding):
                 assert losses[name] == 0, name
 
 
+@pytest.mark.parametrize("batch", BATCHES)
+def test_awkward_batches_train_co_dino_of_one_class(batch):
+    cfg = co_dino_config()
+    cfg.num_classes = 1
+    model = build(cfg)
+    inputs = [make_input(*sample, seed=i) for i, sample in enumerate(BATCHES[batch])]
+    for x in inputs:
+        x["instances"].gt_classes.zero_()
+    assert_healthy(model, train_step(model, inputs))
+    with torch.no_grad():
+        for found, x in zip(model.eval()(inputs), inputs):
+            assert found["instances"].image_size == x["image"].shape[-2:]
+            assert (found["instances"].pred_classes == 0).all()
+
+
 def test_losses_do_not_know_whether_an_empty_image_came_along():
     """Background adds to the class losses only; boxes are learned as from the image alone."""
     model = build(no_heads())
