@@ -1,9 +1,12 @@
 """Checkpoints in other formats than detectron2's own."""
 
+import pytest
 import torch
+from iopath.common.file_io import HTTPURLHandler
 from safetensors.torch import save_file
 from torch import nn
 
+import co_detr
 from co_detr.engine.checkpoint import WholeFileCheckpointer
 
 
@@ -29,3 +32,16 @@ def test_layers_of_another_size_start_anew_and_are_named(tmp_path, monkeypatch):
     assert torch.equal(target.weight, before)
     assert torch.equal(target.bias, torch.full((4,), 7.0))
     assert any("weight" in line and "(2, 3)" in line for line in lines)
+
+
+@pytest.mark.skipif(
+    not co_detr.detectron2_origin().startswith("embedded"), reason="message of the embedded one"
+)
+def test_weights_that_cannot_be_fetched_are_named_with_the_remedy(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(HTTPURLHandler, "_get_local_path", no_network)
+    url = r"https://dl\.fbaipublicfiles\.com/detectron2/backbones/R-50\.pkl"
+    with pytest.raises(ConnectionError, match=rf"R-50\.pkl .*\(no network\).*copy {url} here"):
+        WholeFileCheckpointer(nn.Linear(3, 2)).load("detectron2://backbones/R-50.pkl")

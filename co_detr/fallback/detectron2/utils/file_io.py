@@ -22,7 +22,14 @@ class Detectron2Handler(PathHandler):
         return self.S3_DETECTRON2_PREFIX + path.removeprefix(self.PREFIX)
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        return PathManager.get_local_path(self._url(path), force=force, **kwargs)
+        url = self._url(path)
+        try:
+            return PathManager.get_local_path(url, force=force, **kwargs)
+        except OSError as error:
+            raise ConnectionError(
+                f"{path} could not be fetched ({error}): without a network, copy {url} here by "
+                "other means and give its path instead"
+            ) from error
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
         return PathManager.open(self._get_local_path(path), mode, **kwargs)
