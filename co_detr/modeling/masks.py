@@ -6,7 +6,7 @@ Letters: R boxes of all images, C channels.
 from collections.abc import Sequence
 
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor, nn
 
 
@@ -27,12 +27,19 @@ def cut_masks(
     Raises:
         ValueError: an image has objects but no masks.
     """
-    cut = [b.tensor.new_zeros((0, size, size)) for b in boxes[:1]]
-    for gt, i, b in zip(gt_instances, index, boxes):
+    corners = [b.tensor for b in boxes]
+    cut = [corners[0].new_zeros((0, size, size), dtype=torch.float32)]
+    if any(isinstance(_masks(gt), PolygonMasks) for gt in gt_instances if len(gt)):
+        # Polygons are drawn on the host: what it has to know goes there for all images at once.
+        index, corners = _on_host(index), _on_host(corners)
+    for gt, i, c in zip(gt_instances, index, corners):
         if len(i):
-            masks = _masks(gt)[i].crop_and_resize(b.tensor, size)
-            cut.append(masks.to(b.device, torch.float32))
+            cut.append(_masks(gt)[i].crop_and_resize(c, size).to(cut[0]))
     return torch.cat(cut)
+
+
+def _on_host(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    return torch.cat(list(parts)).cpu().split([len(part) for part in parts])
 
 
 def mask_areas(gt_instances: Sequence[Instances], index: Sequence[Tensor]) -> Tensor:

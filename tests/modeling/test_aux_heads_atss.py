@@ -70,10 +70,10 @@ def test_anchors_in_the_padding_are_no_candidates():
     assert match(levels, [BOX], valid=[[False, False, False]]) == [[-1, -1, -1]]
 
 
-def test_matches_point_into_the_boxes_of_all_images():
+def test_matches_point_into_the_boxes_of_the_image():
     levels, other = [[BOX, FAR, FARTHER]], [0.0, 0.0, 10.0, 9.0]
     got = match(levels, [other, FAR], [], [FARTHER, BOX])
-    assert got == [[0, 1, -1], [-1, -1, -1], [3, -1, 2]]
+    assert got == [[0, 1, -1], [-1, -1, -1], [1, -1, 0]]
     assert match(levels, [], []) == [[-1] * 3] * 2
 
 

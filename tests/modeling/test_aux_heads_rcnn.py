@@ -100,6 +100,7 @@ def propose(levels, logits, size=(50, 200), pre=9, post=9):
     logits = torch.tensor([logits])
     deltas = torch.zeros(*logits.shape, 4)
     (got,) = make_rpn().propose(levels, logits, deltas, [size], pre, post)
+    got = got[got.proposal_boxes.nonempty()]  # the others fill up
     return got.proposal_boxes.tensor.tolist(), got.objectness_logits.tolist()
 
 
@@ -130,13 +131,13 @@ def test_proposals_are_clipped_and_those_outside_the_image_dropped():
 
 
 def sample(head, *images):
-    """Sample from images given as (proposals, boxes, classes)."""
+    """Sample from images given as (proposals, boxes, classes); what fills up is left out."""
     size = (50, 200)
     proposals = [Instances(size, proposal_boxes=Boxes(p)) for p, _, _ in images]
     gt = [
         Instances(size, gt_boxes=Boxes(b), gt_classes=torch.tensor(c).long()) for _, b, c in images
     ]
-    return head.sample(proposals, gt)
+    return [s[s.gt_classes >= 0] for s in head.sample(proposals, gt)]
 
 
 def test_samples_are_ground_truth_then_positive_then_negative_proposals():
