@@ -25,6 +25,7 @@ WAITING = {
     "aten::_local_scalar_dense",  # item, bool, int, float of a tensor
     "aten::_unique",
     "aten::_unique2",
+    "aten::allclose",
     "aten::bincount",
     "aten::equal",
     "aten::masked_select",

@@ -4,6 +4,7 @@ Letters: R boxes of all images, C channels.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
@@ -31,15 +32,14 @@ def cut_masks(
     cut = [corners[0].new_zeros((0, size, size), dtype=torch.float32)]
     if any(isinstance(_masks(gt), PolygonMasks) for gt in gt_instances if len(gt)):
         # Polygons are drawn on the host: what it has to know goes there for all images at once.
-        index, corners = _on_host(index), _on_host(corners)
+        counts = [len(i) for i in index]
+        numbers = iter(torch.cat(list(index)).tolist())
+        index = [list(islice(numbers, count)) for count in counts]
+        corners = torch.cat(corners).cpu().split(counts)
     for gt, i, c in zip(gt_instances, index, corners):
         if len(i):
             cut.append(_masks(gt)[i].crop_and_resize(c, size).to(cut[0]))
     return torch.cat(cut)
-
-
-def _on_host(parts: Sequence[Tensor]) -> Sequence[Tensor]:
-    return torch.cat(list(parts)).cpu().split([len(part) for part in parts])
 
 
 def mask_areas(gt_instances: Sequence[Instances], index: Sequence[Tensor]) -> Tensor:
