@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Time pairs of implementations against each other and print one table.
+"""Time pairs of implementations against each other, or count what a step does; print a table.
 
     python tools/benchmark.py                               all benchmarks
     python tools/benchmark.py ms_deform_attn --repeats 20   one of them
+    python tools/benchmark.py syncs                         counted, not timed: waits of the host
     python tools/benchmark.py --list
 
 The two sides of a row are timed in turns in the same run, so that whatever else the machine does
@@ -31,6 +32,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from co_detr import model_zoo
+from co_detr.engine.host_syncs import HostSyncs
 from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, QueryGroup
 from co_detr.modeling.transformer.encoder import EncoderMemory
 from co_detr.ops.ms_deform_attn import ms_deform_attn_cpu, ms_deform_attn_reference
@@ -44,6 +46,7 @@ DIGITS_SHAPES: Shapes = [(16, 16), (8, 8), (4, 4)]  # a 128x128 image
 R50_CONFIG = "common/models/co_deformable_detr_r50"
 DINO_CONFIG = "common/models/co_dino_r50"
 DIGITS_CONFIG = "co_deformable_detr/co_deformable_detr_digits"
+DIGITS_DINO_CONFIG = "co_dino/co_dino_digits"
 
 
 @dataclass(frozen=True)
@@ -323,6 +326,36 @@ def with_reference_attention(function: Callable[[], object]) -> Callable[[], obj
     return run
 
 
+COUNTED = "syncs"
+COUNTED_HELP = "How often a training step waits for the device, and its operators."
+
+
+def count_syncs(device: torch.device) -> str:
+    """A table of the digits models, for batches of growing size.
+
+    A step here goes from the images to the logged losses, without the optimizer. On the CPU it is
+    told what a GPU would wait for.
+    """
+    rows = []
+    for name, config in [
+        ("K = 0", f"{DIGITS_CONFIG}_k0"),
+        ("K = 2", DIGITS_CONFIG),
+        ("Co-DINO, K = 2", DIGITS_DINO_CONFIG),
+    ]:
+        torch.manual_seed(0)
+        model = instantiate(model_zoo.get_config(config).model).to(device).train()
+        for N in (1, 2, 8):
+            batch = random_batch(N, 128, boxes=(1, 5), sizes=(24, 64))
+            with HostSyncs(device) as syncs:
+                losses = model(batch)
+                sum(losses.values()).backward()
+                torch.stack([loss.detach() for loss in losses.values()]).tolist()
+            what = ", ".join(f"{count} {wait}" for wait, count in sorted(syncs.waits.items()))
+            rows.append([name, N, syncs.total, syncs.operations, what])
+    headers = ["training step", "images", "waits", "operators", "for"]
+    return tabulate(rows, headers, tablefmt="github")
+
+
 def time_in_turns(
     comparison: Comparison, repeats: int, device: torch.device
 ) -> tuple[list[float], list[float]]:
@@ -400,28 +433,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(BENCHMARKS)}")
+    known = [*BENCHMARKS, COUNTED]
+    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(known)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     args = parser.parse_args()
-    unknown = [name for name in args.names if name not in BENCHMARKS]
+    unknown = [name for name in args.names if name not in known]
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}")
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     if args.list:
         for name, function in BENCHMARKS.items():
             print(f"{name:16} {inspect.getdoc(function).splitlines()[0]}")
+        print(f"{COUNTED:16} {COUNTED_HELP}")
         return
 
+    names = args.names or known
+    if COUNTED in names:
+        print(count_syncs(args.device))
     rows = []
-    for name in args.names or BENCHMARKS:
+    for name in (name for name in names if name != COUNTED):
         torch.manual_seed(0)
         for comparison in BENCHMARKS[name](args.device):
             print(f"{name}: {comparison.what}", file=sys.stderr)
             times = time_in_turns(comparison, args.repeats, args.device)
             rows.append(table_row(comparison, *times, args.device))
+    if not rows:
+        return
     where = f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{where}; {args.repeats} repeats of each side, in turns")
     print(tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True))

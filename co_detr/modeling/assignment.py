@@ -116,7 +116,12 @@ class HungarianMatcher(nn.Module):
                 queries, objects = linear_sum_assignment(np.tile(layer_cost, (1, repeats)))
                 objects = objects % max(1, layer_cost.shape[1])
                 matched[name][layer, image, queries] = objects + first_object[image]
-        return {name: torch.from_numpy(found).to(device) for name, found in matched.items()}
+        # One copy back, too.
+        flat = np.concatenate(
+            [np.empty(0, np.int64), *(found.ravel() for found in matched.values())]
+        )
+        parts = torch.from_numpy(flat).to(device).split([found.size for found in matched.values()])
+        return {name: p.view(found.shape) for p, (name, found) in zip(parts, matched.items())}
 
     def cost(self, problem: MatchingProblem, ground_truth: GroundTruth, image: int) -> Tensor:
         """(L, Q, G) cost of every pair of a prediction and an object of one image."""

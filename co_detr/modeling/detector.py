@@ -156,6 +156,9 @@ class CoDETR(nn.Module):
         batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
         sizes = batch.image_sizes
         if not self.mask_padding:
+            # In the release the anchors of auxiliary heads stay within each image's own size. That
+            # makes no difference to its models of this kind: their images fill one canvas. Where
+            # sizes are mixed without a canvas, padding is image for anchors, too: background.
             sizes = [tuple(batch.tensor.shape[-2:])] * len(sizes)
         return batch.tensor, sizes
 

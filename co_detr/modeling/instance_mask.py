@@ -23,16 +23,17 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from co_detr.ops.boxes import to_absolute_xyxy
 
 from .aux_heads.roi_pooler import PyramidPooler
+from .aux_heads.truth import PaddedTruth
 from .losses import LossTerm
 from .masks import cut_masks, mask_areas
 from .refine_mask import MaskIoUHead, RefineMaskHead, boundary, double, replace_along_boundary
+from .sampling import random_subset
 
 
 class InstanceMask(nn.Module):
@@ -89,7 +90,7 @@ class InstanceMask(nn.Module):
             canonical_box_size=finest_scale,
             canonical_level=int(math.log2(strides[0])),
         )
-        self.matcher = Matcher([positive_iou], [0, 1])
+        self.positive_iou = positive_iou
         self.boxes_per_image = boxes_per_image
         self.mask_weights = tuple(mask_weights)
         self.num_whole = num_whole
@@ -117,7 +118,7 @@ class InstanceMask(nn.Module):
         Raises:
             ValueError: an image has objects but no masks.
         """
-        samples = [self.sample(*each) for each in zip(boxes.detach(), image_sizes, gt_instances)]
+        samples = self.sample(boxes, image_sizes, gt_instances)
         rois = [s.proposal_boxes for s in samples]
         index = [s.gt_index for s in samples]
         classes = torch.cat([s.gt_classes for s in samples])
@@ -136,33 +137,33 @@ class InstanceMask(nn.Module):
         return {f"instance_mask/{name}": term for name, term in losses.items()}
 
     @torch.no_grad()
-    def sample(self, boxes: Tensor, image_size: tuple[int, int], gt: Instances) -> Instances:
-        """Draw the boxes of an image to train on.
+    def sample(
+        self, boxes: Tensor, image_sizes: list[tuple[int, int]], gt_instances: list[Instances]
+    ) -> list[Instances]:
+        """Draw the boxes to train on; the host waits once, for their numbers.
 
         Args:
-            boxes: (Q, 4) normalized cxcywh.
+            boxes: (N, Q, 4) normalized cxcywh.
 
         Returns:
-            `proposal_boxes` (absolute XYXY, clipped), `gt_classes` and `gt_index` (the position of
-            the object in `gt`) of at most `boxes_per_image` boxes.
+            per image `proposal_boxes` (absolute XYXY, clipped), `gt_classes` and `gt_index` (the
+            position of the object in the image's ground truth) of at most `boxes_per_image` boxes.
         """
-        height, width = image_size
-        boxes = boxes.float()
-        predicted = Boxes(to_absolute_xyxy(boxes, boxes.new_tensor([width, height, width, height])))
-        predicted.clip((height, width))
-        candidates = Boxes.cat([gt.gt_boxes, predicted])
-        matches, labels = self.matcher(pairwise_iou(gt.gt_boxes, candidates))
-        # A box belongs to itself, also when another one lies exactly on top of it.
-        matches[: len(gt)] = torch.arange(len(gt), device=matches.device)
-        (positive,) = labels.nonzero(as_tuple=True)
-        drawn = torch.randperm(len(positive), device=positive.device)[: self.boxes_per_image]
-        chosen = positive[drawn]
-        return Instances(
-            (height, width),
-            proposal_boxes=candidates[chosen],
-            gt_classes=gt.gt_classes[matches[chosen]],
-            gt_index=matches[chosen],
-        )
+        scale = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes]).float()[:, None]
+        predicted = to_absolute_xyxy(boxes.float(), scale).clamp(min=0).minimum(scale)
+        truth = PaddedTruth.from_instances(gt_instances)
+        candidates = torch.cat([truth.boxes, predicted], dim=1)
+        matches = truth.match(candidates, self.positive_iou)
+        chosen, drawn = random_subset(matches >= 0, self.boxes_per_image)
+        index = matches.gather(1, chosen)
+        classes, _ = truth.look_up(index, num_classes=-1)
+        candidates = candidates.gather(1, chosen[..., None].expand(-1, -1, 4))
+        return [
+            Instances(tuple(size), proposal_boxes=Boxes(b[:n]), gt_classes=c[:n], gt_index=i[:n])
+            for size, b, c, i, n in zip(
+                image_sizes, candidates, classes, index, drawn.sum(dim=1).tolist()
+            )
+        ]
 
     def mask_losses(self, logits: list[Tensor], targets: Tensor) -> dict[str, LossTerm]:
         """Binary cross entropy, of the finer masks along boundaries only (RefineMask, Sec. 3.3).

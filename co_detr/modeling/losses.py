@@ -48,6 +48,12 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     return dict(zip(terms, (totals / counts.clamp(min=1)).unbind()))
 
 
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Mark the class of each label (...): (..., num_classes) bool, nothing for labels outside
+    0..num_classes-1. (That of torch checks the labels, for which the host has to know them.)"""
+    return labels[..., None] == torch.arange(num_classes, device=labels.device)
+
+
 class FocalLoss(nn.Module):
     """Focal loss on sigmoid probabilities (RetinaNet, equation 5)."""
 
@@ -66,7 +72,7 @@ class FocalLoss(nn.Module):
         Returns:
             (..., num_classes).
         """
-        target = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
+        target = one_hot(classes, logits.shape[-1]).to(logits.dtype)
         return sigmoid_focal_loss(logits, target, alpha=self.alpha, gamma=self.gamma)
 
 
@@ -79,7 +85,6 @@ class QualityFocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
         """As `FocalLoss.forward`."""
-        one_hot = F.one_hot(classes, logits.shape[-1] + 1)[..., :-1].to(logits.dtype)
-        target = one_hot * quality[..., None].to(logits.dtype)
+        target = one_hot(classes, logits.shape[-1]) * quality[..., None].to(logits.dtype)
         entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return entropy * (target - logits.sigmoid()).abs() ** self.beta

@@ -4,9 +4,10 @@ Letters: R boxes of all images, C channels.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor, nn
 
 
@@ -27,11 +28,17 @@ def cut_masks(
     Raises:
         ValueError: an image has objects but no masks.
     """
-    cut = [b.tensor.new_zeros((0, size, size)) for b in boxes[:1]]
-    for gt, i, b in zip(gt_instances, index, boxes):
+    corners = [b.tensor for b in boxes]
+    cut = [corners[0].new_zeros((0, size, size), dtype=torch.float32)]
+    if any(isinstance(_masks(gt), PolygonMasks) for gt in gt_instances if len(gt)):
+        # Polygons are drawn on the host: what it has to know goes there for all images at once.
+        counts = [len(i) for i in index]
+        numbers = iter(torch.cat(list(index)).tolist())
+        index = [list(islice(numbers, count)) for count in counts]
+        corners = torch.cat(corners).cpu().split(counts)
+    for gt, i, c in zip(gt_instances, index, corners):
         if len(i):
-            masks = _masks(gt)[i].crop_and_resize(b.tensor, size)
-            cut.append(masks.to(b.device, torch.float32))
+            cut.append(_masks(gt)[i].crop_and_resize(c, size).to(cut[0]))
     return torch.cat(cut)
 
 

@@ -5,6 +5,8 @@ width and height. `Boxes` and `Instances` hold *absolute xyxy* pixels of the mod
 crosses from one frame to the other only through the two functions here.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
@@ -53,6 +55,30 @@ def to_normalized_cxcywh(boxes_xyxy: Tensor, scale: Tensor) -> Tensor:
         (..., 4) centre x, centre y, width, height in fractions of the image.
     """
     return box_convert(boxes_xyxy / scale, "xyxy", "cxcywh")
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """(...) bool: whether xyxy boxes (..., 4) have positive sides."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+
+
+def box_deltas(source: Tensor, target: Tensor, weights: Sequence[float]) -> Tensor:
+    """Encode targets relative to sources, both (..., 4) absolute xyxy with positive sides.
+
+    The values of `get_deltas` of detectron2's `Box2BoxTransform`, which checks the sides; for that
+    the host has to know them.
+
+    Args:
+        weights: factors of (dx, dy, dw, dh), as for `Box2BoxTransform`.
+
+    Returns:
+        (..., 4) weighted (dx, dy, dw, dh) (Girshick et al., R-CNN, CVPR 2014, Appendix C).
+    """
+    source, target = (box_convert(boxes, "xyxy", "cxcywh") for boxes in (source, target))
+    shift = (target[..., :2] - source[..., :2]) / source[..., 2:]
+    growth = (target[..., 2:] / source[..., 2:]).log()
+    parts = torch.cat([shift, growth], dim=-1).unbind(-1)
+    return torch.stack([part * weight for part, weight in zip(parts, weights)], dim=-1)
 
 
 def giou_loss(boxes: Tensor, target: Tensor) -> Tensor:

@@ -70,10 +70,10 @@ def test_anchors_in_the_padding_are_no_candidates():
     assert match(levels, [BOX], valid=[[False, False, False]]) == [[-1, -1, -1]]
 
 
-def test_matches_point_into_the_boxes_of_all_images():
+def test_matches_point_into_the_boxes_of_the_image():
     levels, other = [[BOX, FAR, FARTHER]], [0.0, 0.0, 10.0, 9.0]
     got = match(levels, [other, FAR], [], [FARTHER, BOX])
-    assert got == [[0, 1, -1], [-1, -1, -1], [3, -1, 2]]
+    assert got == [[0, 1, -1], [-1, -1, -1], [1, -1, 0]]
     assert match(levels, [], []) == [[-1] * 3] * 2
 
 
@@ -189,3 +189,21 @@ def test_detections_are_ranked_by_class_times_centerness_and_suppressed_within_a
     assert got.scores[:2].tolist() == pytest.approx([0.5344, 0.25], abs=1e-3)
     assert got.pred_boxes.tensor[0].tolist() == pytest.approx([3, 3, 13, 13], abs=1e-4)
     assert got.scores[2] < 1e-6
+
+
+@torch.no_grad()
+def test_detections_without_area_take_their_place_until_the_end():
+    """The anchor at (8, 8) moved out of the image is the best detection, and a line."""
+    head = blank_head(detections_per_image=2)
+    logits = torch.full((1, 9, 2), -20.0)
+    logits[0, 4, 0], logits[0, 0, 0] = 2.0, 1.0
+    deltas = torch.zeros(1, 9, 4)
+    deltas[0, 4, 0] = 40.0  # in tenths of the width of 10
+    predictions = type(head.predict([torch.zeros(1, 32, 3, 3)]))(logits, deltas, torch.zeros(1, 9))
+    head.predict = lambda features: predictions
+    (got,) = head.inference([torch.zeros(1, 32, 3, 3)], [(24, 24)])
+    assert got.pred_boxes.tensor.tolist() == [
+        pytest.approx([24, 3, 24, 13]),
+        pytest.approx([0, 0, 5, 5]),
+    ]
+    assert got.scores[0] > got.scores[1]

@@ -1,12 +1,14 @@
 """RPN and RoI head by hand: labels, proposals, sampling, normalizers."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 
+from co_detr.engine.host_syncs import HostSyncs
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
 from co_detr.modeling.aux_heads.roi_pooler import PyramidPooler
 from co_detr.modeling.aux_heads.rpn import RPN
@@ -100,6 +102,7 @@ def propose(levels, logits, size=(50, 200), pre=9, post=9):
     logits = torch.tensor([logits])
     deltas = torch.zeros(*logits.shape, 4)
     (got,) = make_rpn().propose(levels, logits, deltas, [size], pre, post)
+    got = got[got.proposal_boxes.nonempty()]  # the others fill up
     return got.proposal_boxes.tensor.tolist(), got.objectness_logits.tolist()
 
 
@@ -126,17 +129,30 @@ def test_proposals_are_clipped_and_those_outside_the_image_dropped():
     )
 
 
+def test_images_have_equally_many_proposals_and_nothing_fills_up():
+    """Each image could have four; of the first two are twins, and one lies outside."""
+    anchors = [torch.tensor([BOX, BOX, FAR, [0.0, 60.0, 10.0, 70.0]])]
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.9]] * 2)
+    deltas = torch.zeros(2, 4, 4)
+    deltas[1, 0, 0] = 2.0  # by two widths, away from its twin
+    got = make_rpn().propose(anchors, logits, deltas, [(50, 200)] * 2, 9, 9)
+    nothing, moved = [0.0] * 4, [20.0, 0.0, 30.0, 10.0]
+    assert got[0].proposal_boxes.tensor.tolist() == [BOX, FAR, nothing, nothing]
+    assert got[1].proposal_boxes.tensor.tolist() == [moved, BOX, FAR, nothing]
+    assert got[0].objectness_logits.tolist() == pytest.approx([0.4, 0.2, -math.inf, -math.inf])
+
+
 # ---------------------------------------------------------------- RoI samples and losses
 
 
 def sample(head, *images):
-    """Sample from images given as (proposals, boxes, classes)."""
+    """Sample from images given as (proposals, boxes, classes); what fills up is left out."""
     size = (50, 200)
     proposals = [Instances(size, proposal_boxes=Boxes(p)) for p, _, _ in images]
     gt = [
         Instances(size, gt_boxes=Boxes(b), gt_classes=torch.tensor(c).long()) for _, b, c in images
     ]
-    return head.sample(proposals, gt)
+    return [s[s.gt_classes >= 0] for s in head.sample(proposals, gt)]
 
 
 def test_samples_are_ground_truth_then_positive_then_negative_proposals():
@@ -195,6 +211,31 @@ def test_losses_are_divided_by_all_samples_and_boxes_are_those_of_the_class(agno
     assert losses["loss_class"].count == losses["loss_box"].count == 3
 
 
+def test_ignored_samples_change_no_loss():
+    head = make_head()
+    samples = Instances(
+        (50, 200),
+        proposal_boxes=Boxes([BOX, FAR]),
+        gt_classes=torch.tensor([1, 3]),
+        gt_boxes=Boxes([[1.0, 0.0, 11.0, 10.0], [0.0] * 4]),
+    )
+    ignored = Instances(
+        (50, 200),
+        proposal_boxes=Boxes([[0.0] * 4] * 3),
+        gt_classes=torch.tensor([-1] * 3),
+        gt_boxes=Boxes([[0.0] * 4] * 3),
+    )
+    logits, deltas = torch.randn(5, 4, requires_grad=True), torch.randn(5, 3, 4, requires_grad=True)
+    expected = head.losses(logits[:2], deltas[:2], [samples])
+    got = head.losses(logits, deltas, [samples, ignored])
+    for name, term in got.items():
+        torch.testing.assert_close(term.total, expected[name].total)
+        assert term.count == expected[name].count == 2
+    sum(term.total for term in got.values()).backward()
+    assert logits.grad[:2].any() and not logits.grad[2:].any()
+    assert deltas.grad[0].any() and not deltas.grad[1:].any()
+
+
 def test_larger_boxes_are_pooled_from_coarser_levels():
     head = BoxHead(
         in_channels=1, num_classes=2, strides=(8, 16, 32), finest_scale=56, resolution=1, fc_dim=4
@@ -223,8 +264,9 @@ def test_detections_are_the_best_classes_of_each_proposal_above_the_threshold():
 # ---------------------------------------------------------------- RoI pooling
 
 
+@pytest.mark.parametrize("watched", [False, True])  # True: what runs on other devices
 @pytest.mark.parametrize("scales", [(1 / 8, 1 / 16, 1 / 32), (1 / 8,)])
-def test_pooling_has_the_gradient_of_the_pooler_it_replaces(scales):
+def test_pooling_has_the_gradient_of_the_pooler_it_replaces(scales, watched):
     maps = [torch.rand(3, 5, int(s * 96) + 1, int(s * 128) + 1, requires_grad=True) for s in scales]
     corner = torch.rand(20, 2) * 140 - 20
     boxes = [
@@ -244,7 +286,10 @@ def test_pooling_has_the_gradient_of_the_pooler_it_replaces(scales):
     pooler = PyramidPooler(output_size=3, **options)
     reference = ROIPooler(3, sampling_ratio=0, pooler_type="ROIAlignV2", **options)
     for part in (boxes, [Boxes([])] * 3, [boxes[2][3:4]] * 3):
-        got, expected = pooler(maps, part), reference(maps, part)
+        with HostSyncs() if watched else nullcontext() as syncs:
+            got = pooler(maps, part)
+        assert not watched or syncs.total == (len(scales) > 1)
+        expected = reference(maps, part)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
         if len(expected):
             weights = torch.rand_like(expected)

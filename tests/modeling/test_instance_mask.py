@@ -220,7 +220,7 @@ def test_samples_are_the_ground_truth_and_predictions_that_overlap_it():
     size = torch.tensor([96.0, 64.0])
     cxcywh = torch.cat([(xyxy[:, :2] + xyxy[:, 2:]) / 2 / size, (xyxy[:, 2:] - xyxy[:, :2]) / size])
     cxcywh = torch.cat(cxcywh.chunk(2), dim=1)
-    got = make().sample(cxcywh, SIZES[0], gt)
+    (got,) = make().sample(cxcywh[None], SIZES[:1], [gt])
     rows = sorted(
         (index, cls, *[round(v, 3) for v in box])
         for index, cls, box in zip(
@@ -233,12 +233,13 @@ def test_samples_are_the_ground_truth_and_predictions_that_overlap_it():
         (1, 1, 30, 4, 90, 60),
         (1, 1, 30, 4, 96, 60),
     ]
-    assert len(make(boxes_per_image=3).sample(cxcywh, SIZES[0], gt)) == 3
+    (got,) = make(boxes_per_image=3).sample(cxcywh[None], SIZES[:1], [gt])
+    assert len(got) == 3
 
 
 def test_equal_boxes_of_two_classes_are_each_samples_of_their_own():
     gt = ground_truth([[8.0, 8.0, 40.0, 50.0]] * 2, SIZES[0])
-    got = make().sample(torch.zeros(0, 4), SIZES[0], gt)
+    (got,) = make().sample(torch.zeros(1, 0, 4), SIZES[:1], [gt])
     assert sorted(got.gt_index.tolist()) == sorted(got.gt_classes.tolist()) == [0, 1]
 
 

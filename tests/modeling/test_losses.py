@@ -9,11 +9,16 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from co_detr.modeling.losses import FocalLoss, LossTerm, QualityFocalLoss, normalize
+from co_detr.modeling.losses import FocalLoss, LossTerm, QualityFocalLoss, normalize, one_hot
 
 
 def logit(probability):
     return math.log(probability / (1 - probability))
+
+
+def test_one_hot_marks_nothing_for_background_and_ignored():
+    marked = one_hot(torch.tensor([[1, 3], [-1, 0]]), 3)
+    assert marked.int().tolist() == [[[0, 1, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]
 
 
 def test_focal_loss_by_hand():

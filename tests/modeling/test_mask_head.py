@@ -215,7 +215,7 @@ def test_samples_know_their_object_in_their_own_image():
     images.append(ground_truth([[16.0, 8.0, 32.0, 16.0]], classes=[2]))
     proposals = [Instances(SIZE, proposal_boxes=Boxes([[0.0, 9.0, 8.0, 16.0]]))] * 3
     drawn = head.sample(proposals, images)
-    assert [s.gt_index.tolist() for s in drawn] == [[0, 1, -1], [-1], [0, -1]]
+    assert [s.gt_index[s.gt_classes >= 0].tolist() for s in drawn] == [[0, 1, -1], [-1], [0, -1]]
 
 
 def test_detections_carry_masks_of_their_class():

@@ -1,11 +1,14 @@
 import math
 
 import torch
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import generalized_box_iou_loss
 
 from co_detr.ops.boxes import (
+    box_deltas,
     giou_loss,
+    has_area,
     inverse_sigmoid,
     to_absolute_xyxy,
     to_normalized_cxcywh,
@@ -89,3 +92,27 @@ def test_giou_loss_does_not_wait_for_the_device():
     with Noted():
         giou_loss(boxes, boxes.detach().flip(0)).sum().backward()
     assert called and not [op for op in called if "index" in op or "nonzero" in op]
+
+
+def test_deltas_by_hand():
+    """Shifted by a quarter of the width and half the height, twice as wide, half as high."""
+    source = torch.tensor([10.0, 20.0, 18.0, 28.0])
+    target = torch.tensor([8.0, 26.0, 24.0, 30.0])
+    expected = torch.tensor([2 * 0.25, 2 * 0.5, 3 * math.log(2), -3 * math.log(2)])
+    torch.testing.assert_close(box_deltas(source, target, (2, 2, 3, 3)), expected)
+
+
+def test_deltas_are_those_of_detectron2():
+    torch.manual_seed(0)
+    corner = torch.rand(2, 20, 2) * 100
+    source, target = torch.cat([corner, corner + 1 + torch.rand(2, 20, 2) * 50], dim=-1)
+    weights = (10.0, 10.0, 5.0, 5.0)
+    transform = Box2BoxTransform(weights)
+    deltas = box_deltas(source, target, weights)
+    torch.testing.assert_close(deltas, transform.get_deltas(source, target), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(transform.apply_deltas(deltas, source), target, atol=1e-3, rtol=0)
+
+
+def test_both_sides_make_an_area():
+    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 0], [2, 0, 2, 5], [3, 0, 2, 5], [0, 0, 0, 0]])
+    assert has_area(boxes).tolist() == [True, False, False, False, False]

@@ -2,14 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Instances
 from torch import Tensor
 
 from co_detr.ops.boxes import broadcast_iou, giou_loss
 
 from ..losses import LossTerm
-from .base import gather_ground_truth
 from .dense import DenseHead, DensePredictions, DenseTargets
+from .truth import PaddedTruth
 
 
 def atss_match(
@@ -29,12 +28,17 @@ def atss_match(
         num_candidates: per level, or all valid anchors where there are fewer.
 
     Returns:
-        (N, A) int64: index into the boxes of all images, one image after the other; -1 where the
-        anchor is background.
+        (N, A) int64: index into the boxes of the image; -1 where the anchor is background.
     """
     truth = torch.cat(gt_boxes)  # (T, 4)
-    image = torch.cat(
-        [valid.new_full((len(boxes),), i, dtype=torch.int64) for i, boxes in enumerate(gt_boxes)]
+    image, number = torch.cat(
+        [
+            torch.stack(
+                [torch.full((len(b),), i, device=b.device), torch.arange(len(b), device=b.device)]
+            )
+            for i, b in enumerate(gt_boxes)
+        ],
+        dim=1,
     )
     truth_centres = (truth[:, :2] + truth[:, 2:]) / 2
 
@@ -68,8 +72,7 @@ def atss_match(
     )
     wins = positive & (iou == highest[slots])
     nobody = len(truth)
-    index = torch.arange(nobody, device=valid.device)[:, None].expand_as(slots)
-    index = index.masked_fill(~wins, nobody)
+    index = number[:, None].expand_as(slots).masked_fill(~wins, nobody)
     matches = index.new_full((valid.numel(),), nobody).scatter_reduce(
         0, slots.flatten(), index.flatten(), "amin"
     )
@@ -77,12 +80,12 @@ def atss_match(
 
 
 def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """How central anchors (n, 4) are in boxes (n, 4) that hold their centres: 1 in the middle, 0 at
-    the border (Tian et al., FCOS, Eq. 3). Both absolute XYXY."""
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    before, after = centres - boxes[:, :2], boxes[:, 2:] - centres
+    """How central anchors (..., 4) are in boxes (..., 4) that hold their centres: 1 in the middle,
+    0 at the border (Tian et al., FCOS, Eq. 3). Both absolute XYXY."""
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+    before, after = centres - boxes[..., :2], boxes[..., 2:] - centres
     ratios = torch.minimum(before, after) / torch.maximum(before, after)
-    return ratios.prod(dim=1).sqrt()
+    return ratios.prod(dim=-1).sqrt()
 
 
 class ATSSHead(DenseHead):
@@ -115,26 +118,23 @@ class ATSSHead(DenseHead):
         anchors: list[Tensor],
         valid: Tensor,
         predictions: DensePredictions,
-        gt_instances: list[Instances],
+        truth: PaddedTruth,
     ) -> DenseTargets:
-        gt_boxes = [gt.gt_boxes.tensor for gt in gt_instances]
-        matches = atss_match(anchors, valid, gt_boxes, self.num_candidates)
-        labels, boxes = gather_ground_truth(matches, gt_instances, self.num_classes)
-        return DenseTargets(labels.masked_fill(~valid, -1), boxes)
+        matches = atss_match(anchors, valid, truth.boxes_by_image(), self.num_candidates)
+        return self.matched_targets(matches, valid, truth)
 
     def losses(
         self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
     ) -> dict[str, LossTerm]:
         positive = self.is_positive(targets.labels)
-        image, anchor = positive.nonzero(as_tuple=True)
         num_positive = positive.sum(dim=1).clamp(min=1).sum()
 
-        anchors, truth = anchors[anchor], targets.boxes[image, anchor]
-        boxes = self.decode(predictions.regression[image, anchor], anchors)
-        quality = centerness(anchors, truth)
+        truth = self.truth_or_anchor(anchors, targets.boxes, positive)
+        boxes = self.decode(predictions.regression, anchors.expand_as(truth))
+        quality = centerness(anchors, truth) * positive
         box_loss = (giou_loss(boxes, truth) * quality).sum()
         centerness_loss = F.binary_cross_entropy_with_logits(
-            predictions.quality[image, anchor], quality, reduction="sum"
+            predictions.quality, quality, weight=positive.float(), reduction="sum"
         )
         class_loss = self.focal_loss(predictions.logits, targets.labels)
         return {

@@ -1,9 +1,7 @@
 """What every auxiliary head is, whatever its label assignment."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -23,7 +21,8 @@ class AuxOutput:
             (0..num_classes-1; background = num_classes; ignored = -1), `gt_boxes` (Boxes, the
             assigned ground truth; zeros where background), and, unless the head was told to leave
             them out, `features` (n, C), what the head saw of each candidate. Only `features` carry
-            gradient. A head may add fields of its own.
+            gradient. A head may add fields of its own, and fill up with ignored samples: how many
+            candidates it has need not be known on the host.
     """
 
     losses: dict[str, LossTerm]
@@ -56,29 +55,6 @@ class AuxHead(nn.Module):
         ordered by falling score, in pixels of the model input. A head that predicts masks adds
         `pred_masks` (n, 1, S, S), probabilities within the box."""
         raise NotImplementedError
-
-
-def gather_ground_truth(
-    matches: Tensor, gt_instances: Sequence[Instances], num_classes: int
-) -> tuple[Tensor, Tensor]:
-    """Look up the class and the box of matched ground truth.
-
-    Args:
-        matches: any shape, int64: indices into the ground truth of all given images, one image
-            after the other; -1 for no match.
-        gt_instances: with `gt_classes` and `gt_boxes`.
-        num_classes: the label of what has no match.
-
-    Returns:
-        labels (*shape) and boxes (*shape, 4), absolute XYXY, zeros where nothing matched.
-    """
-    # One more row at the end, which is also where index -1 points: no special case without boxes.
-    labels = torch.cat(
-        [*(gt.gt_classes for gt in gt_instances), matches.new_full((1,), num_classes)]
-    )
-    boxes = [gt.gt_boxes.tensor for gt in gt_instances]
-    boxes = torch.cat([*boxes, boxes[0].new_zeros((1, 4))])
-    return labels[matches], boxes[matches]
 
 
 def keep_best_detections(

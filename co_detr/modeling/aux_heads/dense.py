@@ -18,9 +18,10 @@ from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
 from co_detr.ops.soft_nms import NMS, Suppression
 
-from ..losses import LossTerm
+from ..losses import LossTerm, one_hot
 from .anchors import PyramidAnchors
 from .base import AuxHead, AuxOutput, keep_best_detections
+from .truth import PaddedTruth
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,15 +167,18 @@ class DenseHead(AuxHead):
         anchors: list[Tensor],
         valid: Tensor,
         predictions: DensePredictions,
-        gt_instances: list[Instances],
+        truth: PaddedTruth,
     ) -> DenseTargets:
-        """Label the anchors of a batch.
+        """Label the anchors of a batch, all images at once; `matched_targets` makes the result.
+
+        Nothing in here or in `losses` may make the host wait for the device: no `nonzero`, no
+        boolean indexing, no `item`. What there is none of is masked, not left out.
 
         Args:
             anchors: per level (A_l, 4), absolute XYXY.
             valid: (N, A), False for anchors in the padding.
             predictions: for rules that look at them, without gradient.
-            gt_instances: per image.
+            truth: the objects.
         """
         raise NotImplementedError
 
@@ -185,8 +189,9 @@ class DenseHead(AuxHead):
         raise NotImplementedError
 
     def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
-        """Turn (n, regression_dim) outputs for anchors (n, 4) into unclipped XYXY boxes."""
-        return self.box_transform.apply_deltas(regression, anchors)
+        """Turn (..., regression_dim) outputs for anchors (..., 4) into unclipped XYXY boxes."""
+        boxes = self.box_transform.apply_deltas(regression.flatten(0, -2), anchors.flatten(0, -2))
+        return boxes.view(anchors.shape)
 
     # ------------------------------------------------------------ the template
 
@@ -200,7 +205,8 @@ class DenseHead(AuxHead):
         valid = self.anchors.valid(features, image_sizes)
         predictions = self.predict(features)
         with torch.no_grad():
-            targets = self.assign(anchors, valid, predictions, gt_instances)
+            truth = PaddedTruth.from_instances(gt_instances)
+            targets = self.assign(anchors, valid, predictions, truth)
         anchors = torch.cat(anchors)
         losses = self.losses(anchors, predictions, targets)
         return AuxOutput(losses, self.samples(features, image_sizes, anchors, valid, targets))
@@ -225,9 +231,19 @@ class DenseHead(AuxHead):
             torch.cat(quality, dim=1).squeeze(-1) if quality else None,
         )
 
+    def matched_targets(self, matches: Tensor, valid: Tensor, truth: PaddedTruth) -> DenseTargets:
+        """Make targets of matches (N, A): indices of objects of the image, -1 for background."""
+        labels, boxes = truth.look_up(matches, self.num_classes)
+        return DenseTargets(labels.masked_fill(~valid, -1), boxes)
+
     def is_positive(self, labels: Tensor) -> Tensor:
         """Tell labels of foreground classes from background and ignored ones, elementwise."""
         return (labels >= 0) & (labels < self.num_classes)
+
+    def truth_or_anchor(self, anchors: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
+        """Targets (N, A, 4) for losses of all anchors, of which only the positive ones will count:
+        their assigned box, elsewhere the anchor itself, of which every loss is finite."""
+        return boxes.where(positive[..., None], anchors)
 
     def focal_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sum the sigmoid focal loss (RetinaNet, Eq. 5) over all anchors that are not ignored.
@@ -236,8 +252,7 @@ class DenseHead(AuxHead):
             logits: (N, A, num_classes).
             labels: (N, A) as in `DenseTargets`.
         """
-        classes = torch.arange(self.num_classes, device=labels.device)
-        targets = (labels[..., None] == classes).to(logits.dtype)
+        targets = one_hot(labels, self.num_classes).to(logits.dtype)
         loss = sigmoid_focal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
         return (loss.sum(-1) * (labels >= 0)).sum()
 
@@ -286,20 +301,18 @@ class DenseHead(AuxHead):
         best, index = torch.cat(best, dim=1), torch.cat(index, dim=1)
         anchor, classes = index // self.num_classes, index % self.num_classes
         image = torch.arange(len(anchor), device=anchor.device)[:, None]
-        boxes = self.decode(
-            predictions.regression[image, anchor].flatten(0, 1), anchors[anchor].flatten(0, 1)
-        ).view(*anchor.shape, 4)
+        boxes = self.decode(predictions.regression[image, anchor], anchors[anchor])
         confident = best > self.score_threshold
         if predictions.quality is not None:
             best = best * predictions.quality.sigmoid()[image, anchor]
 
         detections = []
         for size, b, s, c, keep in zip(image_sizes, boxes, best, classes, confident):
-            b = clip_boxes_to_image(b, size)
-            keep = keep & Boxes(b).nonempty()
+            # Boxes without area stay, as in the other heads and in the release: they overlap
+            # nothing, take their place among the detections, and are dropped with the rescaling.
             detections.append(
                 keep_best_detections(
-                    b[keep],
+                    clip_boxes_to_image(b, size)[keep],
                     s[keep],
                     c[keep],
                     tuple(size),

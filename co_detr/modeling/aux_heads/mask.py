@@ -91,20 +91,28 @@ class MaskHead(nn.Module):
 
         Args:
             features: the pyramid.
-            samples: `proposal_boxes`, `gt_classes` (background = num_classes) and `gt_index`, the
-                position of the matched object in its image's ground truth.
+            samples: `proposal_boxes`, `gt_classes` (background = num_classes, ignored = -1) and
+                `gt_index`, the position of the matched object in its image's ground truth.
             gt_instances: with `gt_masks`.
 
         Raises:
             ValueError: an image has objects but no masks.
         """
-        positive = [s[s.gt_classes < self.num_classes] for s in samples]
+        positive = self._positives(samples)
         boxes = [s.proposal_boxes for s in positive]
         logits = self(features, boxes, torch.cat([s.gt_classes for s in positive]))
         index = [s.gt_index for s in positive]
         targets = cut_masks(gt_instances, index, boxes, self.mask_size)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return LossTerm(loss.mean(dim=(1, 2)).sum(), len(logits))
+
+    def _positives(self, samples: list[Instances]) -> list[Instances]:
+        """Pick the positive samples; the host waits once, for the numbers of all images."""
+        positive = [(s.gt_classes >= 0) & (s.gt_classes < self.num_classes) for s in samples]
+        counts = torch.stack([p.sum() for p in positive]).tolist()
+        # In their order, in front of the others.
+        order = [p.sort(descending=True, stable=True).indices for p in positive]
+        return [s[o[:count]] for s, o, count in zip(samples, order, counts)]
 
     def inference(self, features: list[Tensor], detections: list[Instances]) -> list[Instances]:
         """Add `pred_masks` (n, 1, mask_size, mask_size) to detections: probabilities within the

@@ -10,20 +10,21 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.sampling import subsample_labels
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import clip_boxes_to_image
 
-from co_detr.ops.boxes import giou_loss
+from co_detr.ops.boxes import giou_loss, has_area
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import LossTerm
-from .base import AuxHead, AuxOutput, gather_ground_truth, keep_best_detections
+from ..sampling import ordered_samples
+from .base import AuxHead, AuxOutput, keep_best_detections
 from .mask import MaskHead
 from .roi_pooler import PyramidPooler
 from .rpn import RPN
+from .truth import PaddedTruth
 
 
 class BoxHead(nn.Module):
@@ -169,7 +170,7 @@ class FasterRCNNHead(AuxHead):
         self.mask_head = mask_head
         self.num_classes = box_head.num_classes
         self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
-        self.matcher = Matcher([positive_iou], [0, 1])
+        self.positive_iou = positive_iou
         self.samples_per_image = samples_per_image
         self.positive_fraction = positive_fraction
         self.loss_weight = loss_weight
@@ -209,40 +210,40 @@ class FasterRCNNHead(AuxHead):
 
         Ground truth is a perfect proposal: it helps at the start, when the RPN has none.
 
+        Args:
+            proposals: per image `proposal_boxes`; those without area are padding.
+            gt_instances: per image.
+
         Returns:
             Samples as in `AuxOutput`, without features: positives, then negatives, each in the
             order of (ground truth, proposals). `gt_index` is the position of a positive sample's
-            object in the ground truth of its image; -1 where background.
+            object in the ground truth of its image; -1 where background. All images have the same
+            number, filled up with ignored samples at (0, 0, 0, 0).
         """
-        truth = [gt.gt_boxes for gt in gt_instances]
-        boxes = [Boxes.cat([t, p.proposal_boxes]) for t, p in zip(truth, proposals)]
-        counts = [len(b) for b in boxes]
-        overlaps = [pairwise_iou(t, b) for t, b in zip(truth, boxes)]
-        for iou in overlaps:
-            # Each box prefers itself (on the diagonal) to another one exactly on top of it.
-            iou.fill_diagonal_(2)
-        matches, labels = self.matcher(torch.block_diag(*overlaps))
-        matches[labels == 0] = -1
-        classes, targets = gather_ground_truth(matches, gt_instances, self.num_classes)
-
-        samples, first = [], 0
-        per_image = (tensor.split(counts) for tensor in (classes, targets, matches))
-        for p, gt, b, c, t, m in zip(proposals, gt_instances, boxes, *per_image):
-            drawn = subsample_labels(
-                c, self.samples_per_image, self.positive_fraction, self.num_classes
+        truth = PaddedTruth.from_instances(gt_instances)
+        boxes = pad_sequence([p.proposal_boxes.tensor for p in proposals], batch_first=True)
+        boxes = torch.cat([truth.boxes, boxes], dim=1)  # (N, m, 4)
+        matches = truth.match(boxes, self.positive_iou)
+        index, drawn = ordered_samples(
+            matches >= 0,
+            (matches < 0) & has_area(boxes),
+            self.samples_per_image,
+            self.positive_fraction,
+        )
+        matches = matches.gather(1, index).masked_fill(~drawn, -1)
+        labels, targets = truth.look_up(matches, self.num_classes)
+        labels = labels.masked_fill(~drawn, -1)
+        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * drawn[..., None]
+        return [
+            Instances(
+                p.image_size,
+                proposal_boxes=Boxes(b),
+                gt_classes=c,
+                gt_boxes=Boxes(t),
+                gt_index=m,
             )
-            chosen = torch.cat([index.sort().values for index in drawn])
-            samples.append(
-                Instances(
-                    p.image_size,
-                    proposal_boxes=b[chosen],
-                    gt_classes=c[chosen],
-                    gt_boxes=Boxes(t[chosen]),
-                    gt_index=(m[chosen] - first).clamp(min=-1),
-                )
-            )
-            first += len(gt)
-        return samples
+            for p, b, c, t, m in zip(proposals, boxes, labels, targets, matches)
+        ]
 
     def losses(
         self, logits: Tensor, deltas: Tensor, samples: list[Instances]
@@ -253,14 +254,16 @@ class FasterRCNNHead(AuxHead):
             torch.cat([sample.get(name).tensor for sample in samples])
             for name in ("proposal_boxes", "gt_boxes")
         )
-        positive = (labels < self.num_classes).nonzero().squeeze(1)
-        box_class = labels[positive] if deltas.shape[1] > 1 else torch.zeros_like(positive)
-        predicted = self.box_transform.apply_deltas(deltas[positive, box_class], boxes[positive])
-        class_loss = F.cross_entropy(logits, labels, reduction="sum")
-        box_loss = giou_loss(predicted, truth[positive]).sum()
+        positive = (labels >= 0) & (labels < self.num_classes)
+        box_class = labels.where(positive, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
+        deltas = deltas.gather(1, box_class[:, None, None].expand(-1, 1, 4)).squeeze(1)
+        predicted = self.box_transform.apply_deltas(deltas, boxes)
+        class_loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-1)
+        box_loss = giou_loss(predicted, truth).where(positive, 0.0).sum()
+        count = (labels >= 0).sum()
         return {
-            "loss_class": LossTerm(self.class_loss_weight * class_loss, len(labels)),
-            "loss_box": LossTerm(self.box_loss_weight * box_loss, len(labels)),
+            "loss_class": LossTerm(self.class_loss_weight * class_loss, count),
+            "loss_box": LossTerm(self.box_loss_weight * box_loss, count),
         }
 
     def inference(

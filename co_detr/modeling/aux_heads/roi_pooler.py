@@ -1,4 +1,4 @@
-"""detectron2's RoI pooling with a backward pass that is fast on the CPU."""
+"""detectron2's RoI pooling, for which the host waits once, and fast on the CPU in training."""
 
 import numpy as np
 import scipy.sparse
@@ -7,15 +7,20 @@ from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torchvision.ops import roi_align
+
+from co_detr.ops.eager_cpu import runs_on_cpu
 
 
 class PyramidPooler(ROIPooler):
     """`ROIPooler` of type "ROIAlignV2" with as many sampling points per bin as it has cells.
 
+    `ROIPooler` looks for the boxes of each level, and waits for the device as often. Here they are
+    sorted by level, and only the number of boxes of all levels is copied to the host.
+
     On the CPU, torchvision's backward pass adds up corner by corner in one thread and took a third
     of the time of the whole head. Training there, pooling is the product with the sparse matrix of
-    interpolation weights, and its gradient that with the transpose. Everywhere else this *is*
-    `ROIPooler`.
+    interpolation weights, and its gradient that with the transpose.
 
     Args:
         output_size: bins per axis.
@@ -43,10 +48,44 @@ class PyramidPooler(ROIPooler):
         """Pool the boxes of each image: maps (N, C, H_l, W_l), R boxes in total -> (R, C, h, w)."""
         learns = torch.is_grad_enabled() and any(feature.requires_grad for feature in x)
         dtypes = {feature.dtype for feature in x}
-        if learns and x[0].device.type == "cpu" and dtypes == {torch.float32}:
+        if learns and runs_on_cpu(x[0]) and dtypes == {torch.float32}:
             with torch.autocast("cpu", enabled=False):  # not for the interpolation weights
                 return _Pool.apply(self, box_lists, *x)
-        return super().forward(x, box_lists)
+        boxes = torch.cat([b.tensor for b in box_lists])
+        image = boxes.new_zeros(len(boxes), 1)
+        for i, part in enumerate(image.split([len(b) for b in box_lists])):
+            part.fill_(i)
+        rois = torch.cat([image, boxes], dim=1)
+        if len(x) == 1:
+            return self._align(x[0], rois, self.min_level)
+        levels = self._levels(box_lists)
+        order = levels.argsort(stable=True)
+        counts = (levels == torch.arange(len(x), device=levels.device)[:, None]).sum(dim=1)
+        per_level = zip(x, rois[order].split(counts.tolist()))
+        pooled = [self._align(f, r, self.min_level + i) for i, (f, r) in enumerate(per_level)]
+        return torch.cat(pooled)[order.argsort()]
+
+    def _levels(self, box_lists: list[Boxes]) -> Tensor:
+        """Choose a level (R,) for the boxes of all images, counted from the first map."""
+        return assign_boxes_to_levels(
+            box_lists,
+            self.min_level,
+            self.max_level,
+            self.canonical_box_size,
+            self.canonical_level,
+        )
+
+    def _align(self, feature: Tensor, rois: Tensor, level: int) -> Tensor:
+        """Pool rois (R, 5), image and box, from the map of a level.
+
+        16-bit maps are pooled in float32: coordinates of large images do not fit in 16 bits.
+        """
+        dtype = torch.promote_types(feature.dtype, torch.float32)
+        rois = rois.to(dtype)
+        pooled = roi_align(
+            feature.to(dtype), rois, self.output_size, 0.5**level, sampling_ratio=0, aligned=True
+        )
+        return pooled.to(feature.dtype)
 
     def weights(
         self, box_lists: list[Boxes], shapes: list[tuple[int, int]]
@@ -65,16 +104,7 @@ class PyramidPooler(ROIPooler):
         boxes = torch.cat([b.tensor for b in box_lists])
         counts = [len(b) for b in box_lists]
         image = torch.arange(len(box_lists)).repeat_interleave(torch.tensor(counts))
-        if len(shapes) > 1:
-            level = assign_boxes_to_levels(
-                box_lists,
-                self.min_level,
-                self.max_level,
-                self.canonical_box_size,
-                self.canonical_level,
-            )
-        else:
-            level = torch.zeros_like(image)
+        level = self._levels(box_lists) if len(shapes) > 1 else torch.zeros_like(image)
         size = torch.tensor(shapes)[level]  # (R, 2) as (H, W)
         area = torch.tensor([h * w for h, w in shapes])
         first = (area.cumsum(0) - area)[level] * len(box_lists) + area[level] * image

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
-from torchvision.ops import nms
+
+from co_detr.ops.boxes import box_deltas, has_area
+from co_detr.ops.grouped_nms import grouped_nms
 
 from ..losses import LossTerm
+from ..sampling import draw_labelled
 from .anchors import PyramidAnchors
 from .dense import per_anchor
+from .truth import PaddedTruth
 
 
 class RPN(nn.Module):
@@ -62,6 +64,7 @@ class RPN(nn.Module):
         box_loss_weight: float = 1.0,
     ):
         super().__init__()
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.min_positive_iou = min_positive_iou
         self.samples_per_image = samples_per_image
         self.positive_fraction = positive_fraction
@@ -79,7 +82,6 @@ class RPN(nn.Module):
             pad_multiple=pad_multiple,
         )
         self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
-        self.matcher = Matcher([negative_iou, positive_iou], [0, -1, 1])
 
         channels = conv_channels or in_channels
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -113,9 +115,10 @@ class RPN(nn.Module):
     def inference(
         self, features: list[Tensor], image_sizes: list[tuple[int, int]]
     ) -> list[Instances]:
-        """Propose boxes as in `propose`, as many as inference is to have."""
+        """Propose boxes as in `propose`, at most as many as inference is to have; nothing is filled
+        up."""
         logits, deltas = self.predict(features)
-        return self.propose(
+        proposals = self.propose(
             self.anchors(features),
             logits,
             deltas,
@@ -123,6 +126,7 @@ class RPN(nn.Module):
             self.pre_nms_topk[1],
             self.post_nms_topk[1],
         )
+        return [p[p.proposal_boxes.nonempty()] for p in proposals]
 
     def predict(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Predict objectness logits (N, A) and deltas (N, A, 4) for the anchors of all levels."""
@@ -147,15 +151,20 @@ class RPN(nn.Module):
             matches (A,) int64 indices into `gt_boxes`, and labels (A,) int8: 1 positive, 0
             negative, -1 ignored.
         """
+        if not len(gt_boxes):
+            return torch.zeros_like(valid, dtype=torch.int64), valid.to(torch.int8) - 1
         # Anchors in the padding must not become the best of a box either.
         iou = pairwise_iou(gt_boxes, anchors).masked_fill_(~valid, 0)
-        matches, labels = self.matcher(iou)
-        best = iou.max(dim=1, keepdim=True).values
-        box, anchor = ((iou == best) & (best >= self.min_positive_iou)).nonzero(as_tuple=True)
-        matches = matches.scatter_reduce(0, anchor, box, "amax", include_self=False)
-        labels[anchor] = 1
-        labels[~valid] = -1
-        return matches, labels
+        quality, matches = iou.max(dim=0)
+        labels = (quality >= self.positive_iou).to(torch.int8)
+        labels.masked_fill_((quality >= self.negative_iou) & (quality < self.positive_iou), -1)
+
+        best = iou.amax(dim=1, keepdim=True)
+        ties = (iou == best) & (best >= self.min_positive_iou)
+        number = torch.arange(1, len(iou) + 1, dtype=torch.int32, device=iou.device)
+        last = (ties * number[:, None]).amax(dim=0)  # 0 where the anchor is the best of no box
+        matches = torch.where(last > 0, last - 1, matches)
+        return matches, labels.masked_fill_(last > 0, 1).masked_fill_(~valid, -1)
 
     def losses(
         self,
@@ -170,26 +179,35 @@ class RPN(nn.Module):
         Both are divided by the number of sampled anchors, counting at least one positive and one
         negative per image.
         """
-        positives, negatives, targets, count = [], [], [], 0
-        for i, gt in enumerate(gt_instances):
-            matches, labels = self.label_anchors(anchors, valid[i], gt.gt_boxes)
-            positive, negative = subsample_labels(
-                labels, self.samples_per_image, self.positive_fraction, 0
-            )
-            targets.append((anchors.tensor[positive], gt.gt_boxes.tensor[matches[positive]]))
-            positives.append(positive + i * len(anchors))
-            negatives.append(negative + i * len(anchors))
-            count += max(len(positive), 1) + max(len(negative), 1)
-        positive = torch.cat(positives)
-        sampled = torch.cat([positive, *negatives])
-        targets = self.box_transform.get_deltas(*(torch.cat(boxes) for boxes in zip(*targets)))
-
-        wanted = torch.zeros_like(sampled, dtype=logits.dtype)
-        wanted[: len(positive)] = 1
-        class_loss = F.binary_cross_entropy_with_logits(
-            logits.flatten()[sampled], wanted, reduction="sum"
+        # Image by image: the overlaps of a batch's boxes with all anchors would fill gigabytes.
+        labelled = [
+            self.label_anchors(anchors, v, gt.gt_boxes) for v, gt in zip(valid, gt_instances)
+        ]
+        matches, labels = (torch.stack(each) for each in zip(*labelled))
+        (positive, is_positive), (negative, is_negative) = draw_labelled(
+            labels == 1, labels == 0, self.samples_per_image, self.positive_fraction
         )
-        box_loss = F.l1_loss(deltas.flatten(0, 1)[positive], targets, reduction="sum")
+        drawn = torch.cat([is_positive, is_negative], dim=1)
+        wanted = torch.cat([is_positive, torch.zeros_like(is_negative)], dim=1).to(logits.dtype)
+        class_loss = F.binary_cross_entropy_with_logits(
+            logits.gather(1, torch.cat([positive, negative], dim=1)),
+            wanted,
+            weight=drawn.to(logits.dtype),
+            reduction="sum",
+        )
+
+        truth = PaddedTruth.from_instances(gt_instances)
+        _, boxes = truth.look_up(matches.gather(1, positive), num_classes=0)
+        sources = anchors.tensor[positive]
+        # What was not drawn is to stay where it is, which keeps its masked loss finite.
+        targets = box_deltas(
+            sources, boxes.where(is_positive[..., None], sources), self.box_transform.weights
+        )
+        predicted = deltas.gather(1, positive[..., None].expand(-1, -1, 4))
+        box_loss = ((predicted - targets).abs() * is_positive[..., None]).sum()
+
+        counts = torch.stack([is_positive.sum(dim=1), is_negative.sum(dim=1)])
+        count = counts.clamp(min=1).sum()
         return {
             "loss_rpn_class": LossTerm(self.class_loss_weight * class_loss, count),
             "loss_rpn_box": LossTerm(self.box_loss_weight * box_loss, count),
@@ -205,7 +223,7 @@ class RPN(nn.Module):
         pre_nms_topk: int,
         post_nms_topk: int,
     ) -> list[Instances]:
-        """Turn predictions into proposals.
+        """Turn predictions into proposals, as many of each image.
 
         Args:
             levels: per level (A_l, 4) anchors.
@@ -216,13 +234,14 @@ class RPN(nn.Module):
 
         Returns:
             Per image `proposal_boxes` (clipped to the image, with positive sides) and
-            `objectness_logits`, by falling score, without gradient.
+            `objectness_logits`, by falling score, without gradient. Where there are fewer than the
+            image could have, boxes (0, 0, 0, 0) of score -inf follow.
         """
-        num_anchors = [len(level) for level in levels]
         limits = torch.tensor([[w, h, w, h] for h, w in image_sizes]).to(deltas)[:, None]
         boxes, scores = [], []
+        sizes = [len(level) for level in levels]
         for anchors, level_logits, level_deltas in zip(
-            levels, logits.split(num_anchors, dim=1), deltas.split(num_anchors, dim=1)
+            levels, logits.split(sizes, dim=1), deltas.split(sizes, dim=1)
         ):
             score, index = level_logits.topk(min(pre_nms_topk, len(anchors)), dim=1)
             chosen = level_deltas.gather(1, index[..., None].expand(-1, -1, 4))
@@ -233,25 +252,16 @@ class RPN(nn.Module):
             scores.append(score)
         counts = [score.shape[1] for score in scores]
         boxes, scores = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
-        nonempty = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
 
-        proposals = []
-        for image_size, image_boxes, image_scores, usable in zip(
-            image_sizes, boxes, scores, nonempty
-        ):
-            kept, start = [], 0
-            for b, s in zip(image_boxes.split(counts), image_scores.split(counts)):
-                kept.append(nms(b, s, self.nms_threshold) + start)
-                start += len(b)
-            kept = torch.cat(kept)
-            # Boxes without area overlap nothing, so dropping them now changes no other's fate.
-            kept = kept[usable[kept]]
-            best, order = image_scores[kept].topk(min(post_nms_topk, len(kept)))
-            proposals.append(
-                Instances(
-                    tuple(image_size),
-                    proposal_boxes=Boxes(image_boxes[kept[order]]),
-                    objectness_logits=best,
-                )
-            )
-        return proposals
+        kept = grouped_nms(boxes, scores, counts, self.nms_threshold)
+        # Boxes without area overlap nothing, so dropping them after NMS changes no other's fate.
+        kept &= has_area(boxes)
+        scores = scores.masked_fill(~kept, -torch.inf)
+        scores, order = scores.topk(min(post_nms_topk, scores.shape[1]), dim=1)
+        kept = kept.gather(1, order)
+        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        boxes = boxes.masked_fill(~kept[..., None], 0)
+        return [
+            Instances(tuple(size), proposal_boxes=Boxes(b), objectness_logits=s)
+            for size, b, s in zip(image_sizes, boxes, scores)
+        ]

@@ -1,7 +1,7 @@
 """The sampling core of multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, eq. 3).
 
 `ms_deform_attn` picks the implementation: `cpu` for eager execution on a CPU, `reference` for other
-devices and wherever a graph is recorded (tracing, compiling, export).
+devices and wherever a graph is recorded or operators are watched (tracing, compiling, export).
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from co_detr.ops.eager_cpu import runs_on_cpu
 from co_detr.ops.ms_deform_attn.cpu import ms_deform_attn_cpu
 from co_detr.ops.ms_deform_attn.reference import ms_deform_attn_reference
 
@@ -47,23 +48,13 @@ def ms_deform_attn(
     dtype = torch.promote_types(value.dtype, torch.float32)
     implementation = (
         ms_deform_attn_cpu
-        if _runs_on_cpu(value) and value.numel() > 0 and attention_weights.numel() > 0
+        if runs_on_cpu(value) and value.numel() > 0 and attention_weights.numel() > 0
         else ms_deform_attn_reference
     )
     output = implementation(
         value.to(dtype), spatial_shapes, sampling_locations.to(dtype), attention_weights.to(dtype)
     )
     return output.to(value.dtype)
-
-
-def _runs_on_cpu(value: Tensor) -> bool:
-    """Whether `value` holds numbers in this process' memory now, and nothing records a graph."""
-    return (
-        value.device.type == "cpu"
-        and type(value) in (Tensor, torch.nn.Parameter)  # not a fake or wrapped tensor
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
-    )
 
 
 def _check_shapes(
