@@ -137,7 +137,7 @@ class LazyConfig:
                 content = vars(_run_file(filename))
         elif filename.endswith((".yaml", ".yml")):
             with PathManager.open(filename) as f:
-                content = OmegaConf.create(load_yaml(f), flags=_OBJECTS)
+                content = OmegaConf.create(load_yaml(f) or {}, flags=_OBJECTS)
         else:
             raise ValueError(f"a config is a .py, .yaml or .yml file, not {filename}")
 

@@ -47,7 +47,7 @@ def _initialize(*convs: Conv2d | None) -> None:
     """
     for conv in convs:
         if conv is not None:
-            # fvcore's `c2_msra_fill` is this; importing it compiles functions that nobody here calls
+            # fvcore's `c2_msra_fill` is this; importing it compiles functions nobody calls
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
 
