@@ -12,15 +12,40 @@ __version__ = "0.1.0"
 
 _FALLBACK = Path(__file__).parent / "fallback"
 
-if importlib.util.find_spec("detectron2") is None:
-    sys.path.append(str(_FALLBACK))
+
+def _make_detectron2_importable() -> None:
+    """Extend `sys.path` so that `import detectron2` finds upstream's package, or else the embedded.
+
+    A folder called detectron2 without `__init__.py`, such as the root of upstream's source code in
+    the working directory, is to Python an (empty) package, which hides an upstream installed by
+    `pip install -e`. It is not one to us: on `sys.path`, any real package goes before it.
+    """
+    if getattr(sys.modules.get("detectron2"), "__file__", None) is not None:
+        return  # imported already
+    sys.modules.pop("detectron2", None)  # imported, but only such a folder
+    finders = [finder.find_spec for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    specs = [spec for find in finders if (spec := find("detectron2", None)) is not None]
+    packages = [spec for spec in specs if spec.origin is not None]
+    if not packages:
+        sys.path.append(str(_FALLBACK))
+    elif specs[0].origin is None:
+        sys.path.append(str(Path(packages[0].origin).parents[1]))
+    importlib.invalidate_caches()
+
+
+_make_detectron2_importable()
 
 
 def detectron2_origin() -> str:
-    """Say which detectron2 is active: "upstream <version> (<folder>)" or "embedded (<folder>)"."""
+    """Say which detectron2 is active: "upstream <version> (<folder>)" or "embedded (<folder>)".
+
+    Upstream's source code that was not built lacks a few compiled operators, none of which Co-DETR
+    needs; it is used as it is, as "upstream <version>, not compiled (<folder>)".
+    """
     import detectron2
 
     folder = Path(detectron2.__file__).resolve().parent
     if folder.is_relative_to(_FALLBACK.resolve()):
         return f"embedded ({folder})"
-    return f"upstream {detectron2.__version__} ({folder})"
+    compiled = importlib.util.find_spec("detectron2._C") is not None
+    return f"upstream {detectron2.__version__}{'' if compiled else ', not compiled'} ({folder})"

@@ -15,8 +15,12 @@ reads it, `build_lazy_model`.
 """
 
 import functools
+import inspect
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -27,7 +31,6 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.solver import LRMultiplier
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from torch import nn
 
@@ -258,26 +261,48 @@ def _plain(value: Any, key: str) -> Any:
 
 def _reference(value: Callable, key: str) -> dict[str, str]:
     """A call that returns a given class or function."""
-    module, name = value.__module__.split("."), value.__qualname__
-    for length in range(1, len(module) + 1):  # short names outlive a change of private modules
-        path = ".".join([*module[:length], name])
-        try:
-            if locate(path) == value:
-                return {"_target_": _LOCATE, "name": path}
-        except ImportError:
-            pass
-    # functions of a config file are in no module, but the file can be loaded again
-    code = getattr(value, "__code__", None)
-    if code is None or not code.co_filename.endswith(".py") or "<" in name:
+    name = _dotted_name(value)
+    if name is not None:
+        return {"_target_": _LOCATE, "name": name}
+    # what a config file defines is in no module, but the file can be loaded again
+    file = _source_file(value)
+    if file is None or not value.__qualname__.isidentifier():
+        methods = ", a class with a method of its own" if isinstance(value, type) else ""
         raise ValueError(
-            f"{key}={value!r} cannot be found again by the name {path}: define it at the top level "
-            "of a module"
+            f"{key}={value!r} cannot be found again by its name: define it at the top level of a "
+            f"module that can be imported, or of the config file{methods}"
         )
     return {
         "_target_": "detectron2.config.LazyConfig.load",
-        "filename": code.co_filename,
-        "keys": name,
+        "filename": file,
+        "keys": value.__qualname__,
     }
+
+
+def _dotted_name(value: Callable) -> str | None:
+    """The shortest name of what is in a module, which outlives a change of private modules."""
+    module = (value.__module__ or "").split(".")  # upstream gives functions of config files none
+    for length in range(1, len(module) + 1):
+        package = ".".join(module[:length])
+        try:
+            if attrgetter(value.__qualname__)(sys.modules.get(package)) == value:
+                return f"{package}.{value.__qualname__}"
+        except AttributeError:
+            pass
+    return None
+
+
+def _source_file(value: Callable) -> str | None:
+    """The Python file that a function, or a method of a class, was read from."""
+    members = vars(value).values() if isinstance(value, type) else [value]
+    for member in members:
+        function = inspect.unwrap(getattr(member, "__func__", member))
+        code = getattr(function, "__code__", None)
+        if code is not None and function.__qualname__.startswith(value.__qualname__):
+            path = os.path.abspath(code.co_filename)
+            if path.endswith(".py") and os.path.isfile(path):
+                return path
+    return None
 
 
 def _fill_input(cfg: CfgNode, lazy_cfg: DictConfig) -> None:

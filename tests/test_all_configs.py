@@ -1,13 +1,17 @@
 """Every config: it builds, is listed, follows its recipe, and its schedule and data work."""
 
+import functools
 import importlib.util
+import json
+import pydoc
 import re
 from pathlib import Path
 
 import pytest
 import tiny_dataset
-from detectron2.config import instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.evaluation import LVISEvaluator
+from omegaconf import OmegaConf
 from recipes import RECIPES
 from zoo import RELEASES, meta_model
 
@@ -15,6 +19,7 @@ from co_detr import model_zoo
 from co_detr.engine.train import build_optimizer
 
 ROOT = Path(__file__).parents[1]
+NAMES = json.loads((ROOT / "tests/contract/package_names.json").read_text())
 _spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools/analyze_model.py")
 analyze_model = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(analyze_model)
@@ -168,3 +173,46 @@ def test_the_data_block_gives_examples_and_an_evaluator(name, two_pictures):
     short, long = recipe.test  # the picture is one and a half times as wide as high
     scale = min(short / 40, long / 60)
     assert tuple(test_example["image"].shape[-2:]) == (round(40 * scale), round(60 * scale))
+
+
+BLOCK = "detectron2.modeling.backbone.resnet.BasicBlock"
+"""The one name in configs that is in a module of detectron2, not in a package; upstream has it."""
+
+
+def assert_same(saved, cfg):
+    """A config as it was loaded from its saved form against the one that was saved."""
+    if isinstance(cfg, dict):
+        assert set(saved) == set(cfg)
+        for key in set(cfg) - {"_target_"}:
+            assert_same(saved[key], cfg[key])
+        if callable(cfg.get("_target_")):
+            # as detectron2 finds it: an attribute where a function is called like its module
+            assert pydoc.locate(saved["_target_"]) == cfg["_target_"]
+            assert_upstream_has(saved["_target_"])
+    elif isinstance(cfg, list):
+        assert len(saved) == len(cfg)
+        for one, other in zip(saved, cfg):
+            assert_same(one, other)
+    elif isinstance(cfg, functools.partial):
+        assert (saved.func, saved.args, saved.keywords) == (cfg.func, cfg.args, cfg.keywords)
+    else:
+        assert saved == cfg and type(saved) is type(cfg)
+
+
+def assert_upstream_has(name):
+    if name.startswith("detectron2.") and name != BLOCK:
+        package = max((known for known in NAMES if name.startswith(f"{known}.")), key=len)
+        assert name.removeprefix(f"{package}.").split(".")[0] in NAMES[package]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_saved_config_is_the_config(name, tmp_path):
+    cfg = model_zoo.get_config(name)
+    assert set(cfg) == {"model", "dataloader", "optimizer", "lr_multiplier", "train"}
+    path = tmp_path / "config.yaml"
+    LazyConfig.save(cfg, str(path))
+    saved = LazyConfig.load(str(path))
+    unresolved = [OmegaConf.to_container(config, resolve=False) for config in (saved, cfg)]
+    assert_same(*unresolved)
+    for python_name in re.findall(r"!!python/name:(\S+)", path.read_text()):
+        assert_upstream_has(python_name)

@@ -29,6 +29,8 @@ from co_detr.config import (
     to_lazy_config,
 )
 
+OBJECTS = {"allow_objects": True}
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
@@ -190,6 +192,71 @@ def test_functions_of_a_config_file_are_found_again(lazy_cfg, tmp_path):
     restored = to_lazy_config(to_cfg_node(lazy_cfg))
     restored.optimizer.params.model = nn.Linear(2, 2)
     assert instantiate(restored.optimizer).param_groups[0]["lr"] == pytest.approx(0.25e-3)
+
+
+FUNCTIONS = """
+import functools
+
+def quarter(function):
+    @functools.wraps(function)
+    def call(name):
+        return function(name) / 4
+    return call
+
+def factor(name):
+    return 0.25
+
+@quarter
+def decorated(name):
+    return 1
+
+class Factor:
+    rate = 0.25
+
+    def __new__(cls, name):
+        return cls.rate
+
+class Bare(float):
+    pass
+"""
+
+
+def as_ours(path):
+    names = ("factor", "decorated", "Factor", "Bare")
+    return dict(zip(names, LazyConfig.load(path, names)))
+
+
+def as_upstream(path):
+    """What upstream's `LazyConfig.load` makes of a file: functions without a module."""
+    content = {"__file__": path, "__package__": "detectron2._cfg_loaderdbd4.functions.py"}
+    with open(path) as file:
+        exec(compile(file.read(), path, "exec"), content)
+    assert content["factor"].__module__ is None
+    return content
+
+
+@pytest.mark.parametrize("load", [as_ours, as_upstream])
+@pytest.mark.parametrize("folder", ["{here}/", "./", ""])
+@pytest.mark.parametrize("name", ["factor", "decorated", "Factor"])
+def test_what_a_config_file_defines_is_found_from_elsewhere(
+    load, folder, name, tmp_path, monkeypatch
+):
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    value = load(folder.format(here=tmp_path) + "functions.py")[name]
+    cfg = to_cfg_node(OmegaConf.create({"model": {"factor": value}}, flags=OBJECTS))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert instantiate(to_lazy_config(cfg).model.factor)("backbone") == 0.25
+
+
+@pytest.mark.parametrize("load", [as_ours, as_upstream])
+def test_a_class_of_a_config_file_without_methods_is_refused(load, tmp_path):
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    value = load(str(tmp_path / "functions.py"))["Bare"]
+    lazy_cfg = OmegaConf.create({"model": {"factor": value}}, flags=OBJECTS)
+    with pytest.raises(ValueError, match="model.factor.*a class with a method of its own"):
+        to_cfg_node(lazy_cfg)
 
 
 def decayed(name, *, rate):

@@ -1,5 +1,7 @@
 """The project as a whole: what is packaged, what is pinned, and configs by name."""
 
+import ast
+import json
 import os
 import re
 import shutil
@@ -9,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from co_detr import model_zoo
 
@@ -161,3 +164,56 @@ def test_every_dependency_is_pinned():
     pinned = {_normalized(pin.split("==")[0]) for pin in pins}
     missing = {_normalized(re.split(r"[<>=! ]", name)[0]) for name in declared} - pinned
     assert not missing
+
+
+DETECTRON2_REQUIREMENTS = [
+    "black",
+    "cloudpickle",
+    "fvcore>=0.1.5,<0.1.6",
+    "hydra-core>=1.1",
+    "iopath>=0.1.7,<0.1.10",
+    "matplotlib",
+    "omegaconf>=2.1,<2.4",
+    "packaging",
+    "Pillow>=7.1",
+    "pycocotools>=2.0.2",
+    "tabulate",
+    "tensorboard",
+    "termcolor>=1.1",
+    "tqdm>4.29.0",
+    "yacs>=0.1.8",
+]
+
+
+def test_the_pins_let_detectron2_be_installed_beside_them():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pinned = {
+        _normalized(pin.name): next(iter(pin.specifier)).version
+        for pin in pins
+        if pin.marker is None or pin.marker.evaluate()
+    }
+    for wanted in map(Requirement, DETECTRON2_REQUIREMENTS):
+        version = pinned[_normalized(wanted.name)]
+        assert wanted.specifier.contains(version), f"{wanted} excludes {version}"
+
+
+def test_nothing_is_imported_that_only_the_embedded_detectron2_has():
+    """What a package of detectron2 exports is known; what its modules hold is not."""
+    names = json.loads((ROOT / "tests/contract/package_names.json").read_text())
+    files = [
+        path
+        for folder in ("co_detr", "configs", "datasets", "tests", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        if not path.is_relative_to(ROOT / "co_detr" / "fallback")
+        and not path.is_relative_to(ROOT / "tests" / "fallback")
+    ]
+    imports = [
+        (path.name, node.module, alias.name)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in names
+        for alias in node.names
+    ]
+    assert len(imports) > 100
+    assert [found for found in imports if found[2] not in names[found[1]]] == []

@@ -18,12 +18,12 @@ model.query_sources.matching.num_queries = 1500
 model.query_sources.denoising.num_queries = 300
 model.query_sources.denoising.box_noise = 0.4
 model.postprocess.max_detections = 1000
-rcnn = model.aux_heads.rcnn
-rcnn.box_head.num_convs = 4
-rcnn.box_head.num_fcs = 1
-rcnn.box_head.class_agnostic_boxes = True
-rcnn.rpn.pad_multiple = model.aux_heads.atss.pad_multiple = 32
-rcnn.delta_std = [0.05, 0.05, 0.1, 0.1]
+_rcnn = model.aux_heads.rcnn
+_rcnn.box_head.num_convs = 4
+_rcnn.box_head.num_fcs = 1
+_rcnn.box_head.class_agnostic_boxes = True
+_rcnn.rpn.pad_multiple = model.aux_heads.atss.pad_multiple = 32
+_rcnn.delta_std = [0.05, 0.05, 0.1, 0.1]
 
 dataloader.train.total_batch_size = 64
 dataloader.train.mapper.augmentations.max_size = 2400

@@ -1,7 +1,7 @@
 """Co-DINO, ViT-L, LVIS v1, with masks of its detections, 16 epochs of batch 64."""
 
 from ..common.data.masks import use_mask_scores, use_masks
-from ..common.models.instance_mask import instance_mask
+from ..common.models.instance_mask import instance_mask as _instance_mask
 from .co_dino_vit_large_5scale_lsj_16ep_lvis import (
     dataloader,
     lr_multiplier,
@@ -10,7 +10,7 @@ from .co_dino_vit_large_5scale_lsj_16ep_lvis import (
     train,
 )
 
-model.instance_mask = instance_mask
+model.instance_mask = _instance_mask
 use_masks(dataloader)
 use_mask_scores(dataloader)
 train.output_dir = "output/co_dino_vit_large_5scale_lsj_16ep_lvis_instance"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import logging
 import os
 import sys
@@ -14,9 +15,12 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
+from omegaconf.errors import InterpolationKeyError
 
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.registry import _convert_target_to_string, locate
+
+from ._yaml import PartialCall, PythonName, dump_yaml, find_name, is_dtype, load_yaml
 
 __all__ = ["LazyCall", "LazyConfig"]
 
@@ -47,7 +51,7 @@ class LazyCall:
         target = self._target
         if is_dataclass(target):  # as a value, omegaconf would make a config of its fields
             target = _convert_target_to_string(target)
-        return DictConfig({"_target_": target, **kwargs}, flags=_OBJECTS)
+        return DictConfig({**kwargs, "_target_": target}, flags=_OBJECTS)
 
 
 def _to_config(value: Any) -> Any:
@@ -133,7 +137,7 @@ class LazyConfig:
                 content = vars(_run_file(filename))
         elif filename.endswith((".yaml", ".yml")):
             with PathManager.open(filename) as f:
-                content = OmegaConf.create(OmegaConf.load(f), flags=_OBJECTS)
+                content = OmegaConf.create(load_yaml(f) or {}, flags=_OBJECTS)
         else:
             raise ValueError(f"a config is a .py, .yaml or .yml file, not {filename}")
 
@@ -160,10 +164,20 @@ class LazyConfig:
     def save(cfg: DictConfig | ListConfig, filename: str) -> None:
         """Write a config as yaml that `load` and `instantiate` understand.
 
-        Interpolations stay unresolved. Classes, functions and dataclass objects are written as
-        calls that return them. What cannot be expressed that way (lambdas, tensors, ...) is
-        replaced by its text form, with a warning.
+        Interpolations stay unresolved, but have to lead somewhere. Classes and functions are
+        written by their names, dataclass objects as calls that return them. What cannot be
+        expressed that way (lambdas, tensors, ...) is replaced by its text form, with a warning.
+
+        Raises:
+            InterpolationKeyError: an interpolation points to a key that the config does not have.
         """
+        try:
+            OmegaConf.to_container(cfg, resolve=True)
+        except InterpolationKeyError as error:
+            raise InterpolationKeyError(
+                f"{filename} cannot be saved: {error}\nIf that is a variable that only helps to "
+                "write the config, let its name begin with an underscore"
+            ) from error
         content = OmegaConf.to_container(
             cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE
         )
@@ -174,8 +188,9 @@ class LazyConfig:
                 f"{filename} cannot be instantiated: only the text form of "
                 f"{', '.join(lost)} could be saved"
             )
+        text = dump_yaml(plain)
         with PathManager.open(filename, "w") as f:
-            f.write(OmegaConf.to_yaml(OmegaConf.create(plain)))
+            f.write(text)
 
     @staticmethod
     def apply_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -211,7 +226,7 @@ class LazyConfig:
 
 
 def _plain(value: Any, key: str, lost: list[str]) -> Any:
-    """Return a value made of dicts, lists, texts and numbers.
+    """Return a value made of what `dump_yaml` writes.
 
     Args:
         value: anything.
@@ -220,22 +235,52 @@ def _plain(value: Any, key: str, lost: list[str]) -> Any:
     """
     if isinstance(value, dict):
         inner = {k: _plain(v, f"{key}.{k}".lstrip("."), lost) for k, v in value.items()}
-        if callable(value.get("_target_")) and isinstance(inner["_target_"], dict):
-            inner["_target_"] = inner["_target_"]["name"]  # instantiate looks names up itself
+        if callable(value.get("_target_")):
+            name = _found_name(value["_target_"])
+            inner["_target_"] = inner["_target_"] if name is None else str(name)
         return inner
     if isinstance(value, (list, tuple)):
         return [_plain(v, f"{key}.{i}".lstrip("."), lost) for i, v in enumerate(value)]
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+    if hasattr(value, "dtype") and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()  # a number of numpy or torch
+    if value is None or isinstance(value, (bool, bytes)):
         return value
+    for kind in (int, float):
+        if isinstance(value, kind):  # or a subclass, which yaml does not know
+            return kind(value)
+    if isinstance(value, (str, os.PathLike)):
+        return str.__str__(os.fspath(value))
     if is_dataclass(value) and not isinstance(value, type):
-        fields = {"_target_": type(value), **vars(value)}
+        fields = {**vars(value), "_target_": type(value)}
         return _plain(fields, key, lost)
-    if callable(value) and hasattr(value, "__qualname__"):
-        name = _convert_target_to_string(value)
+    if isinstance(value, functools.partial):
+        function = _plain(value.func, key, [])
+        if isinstance(function, PythonName):
+            arguments = (_plain(part, key, lost) for part in (value.args, value.keywords))
+            return PartialCall(function, *arguments)
+    name = _found_name(value)
+    if name is None:
+        lost.append(key or "the config")
+        return repr(value)
+    try:
+        if name.rpartition(".")[0] in sys.modules and find_name(name) == value:
+            return PythonName(name)
+    except ValueError:
+        pass
+    # what is inside of a class or of Python itself, no `!!python/name:` of detectron2 or ours finds
+    return {"_target_": f"{locate.__module__}.{locate.__name__}", "name": name}
+
+
+def _found_name(value: Any) -> str | None:
+    """The name under which `locate` finds a class or function; None if it finds none."""
+    if is_dtype(value):
+        return str(value)
+    if not (callable(value) and hasattr(value, "__qualname__") and value.__module__):
+        return None
+    for name in (_convert_target_to_string(value), f"{value.__module__}.{value.__name__}"):
         try:
-            if locate(name) is value:
-                return {"_target_": f"{locate.__module__}.{locate.__name__}", "name": name}
+            if locate(name) == value:
+                return name
         except (ImportError, AttributeError):
             pass
-    lost.append(key or "the config")
-    return repr(value)
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from .norm import FrozenBatchNorm2d
+from .batch_norm import FrozenBatchNorm2d
 
 __all__ = ["CNNBlockBase"]
 

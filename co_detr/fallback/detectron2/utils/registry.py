@@ -16,7 +16,7 @@ def locate(name: str) -> Any:
         ImportError: if there is no such object. Errors inside a module being imported pass through.
     """
     parts = name.split(".")
-    for k in range(len(parts), 0, -1):  # the longest module first: attributes may shadow modules
+    for k in range(len(parts), 0, -1):
         module = ".".join(parts[:k])
         try:
             found = importlib.import_module(module)
@@ -24,12 +24,16 @@ def locate(name: str) -> Any:
             if error.name is not None and f"{module}.".startswith(f"{error.name}."):
                 continue  # it is this module that does not exist, not one that it needs
             raise
-        try:
-            return functools.reduce(getattr, parts[k:], found)
-        except AttributeError as error:
-            raise ImportError(
-                f"cannot find {name!r}: {error}; check the spelling of its parts"
-            ) from error
+        # what a package exports under the name of a module of its own goes before the module, as in
+        # `detectron2.engine.launch`; but the module's content can be reached, too
+        for start, owner in ((1, importlib.import_module(parts[0])), (k, found)):
+            try:
+                return functools.reduce(getattr, parts[start:], owner)
+            except AttributeError as error:
+                missing = error
+        raise ImportError(
+            f"cannot find {name!r}: {missing}; check the spelling of its parts"
+        ) from missing
     raise ImportError(f"cannot find {name!r}: no module {parts[0]!r}; install it or fix the name")
 
 
@@ -44,7 +48,7 @@ def _convert_target_to_string(target: Any) -> str:
     for k in range(1, len(parts)):
         candidate = ".".join([*parts[:k], name])
         try:
-            if locate(candidate) is target:
+            if locate(candidate) == target:  # a method of a class is a new object each time
                 return candidate
         except ImportError:
             pass

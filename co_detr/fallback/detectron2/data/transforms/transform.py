@@ -77,9 +77,9 @@ class ResizeTransform(Transform):
         return resized.numpy().astype(img.dtype, copy=False)
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Scale (n, 2) float coordinates (x, y), in place."""
-        coords[:, 0] *= self.new_w / self.w
-        coords[:, 1] *= self.new_h / self.h
+        """Scale (n, 2) coordinates (x, y) in place, rounding integers towards 0."""
+        coords[:, 0] = coords[:, 0] * (self.new_w / self.w)
+        coords[:, 1] = coords[:, 1] * (self.new_h / self.h)
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:

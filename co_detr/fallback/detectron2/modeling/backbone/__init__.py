@@ -1,4 +1,4 @@
 from .backbone import Backbone
-from .resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
+from .resnet import BasicStem, BottleneckBlock, ResNet
 
-__all__ = ["Backbone", "BasicBlock", "BasicStem", "BottleneckBlock", "ResNet"]
+__all__ = ["Backbone", "BasicStem", "BottleneckBlock", "ResNet"]

@@ -28,8 +28,8 @@ BLOCKS_PER_STAGE = {
 def _conv(
     in_channels: int, out_channels: int, kernel_size: int, norm: Norm, **kwargs: int
 ) -> Conv2d:
-    """A convolution followed by a norm, without bias and with the weights of He et al. 2015."""
-    conv = Conv2d(
+    """A convolution without bias, followed by a norm."""
+    return Conv2d(
         in_channels,
         out_channels,
         kernel_size=kernel_size,
@@ -37,11 +37,18 @@ def _conv(
         norm=get_norm(norm, out_channels),
         **kwargs,
     )
-    # fvcore's `c2_msra_fill` is this; importing it compiles functions that nobody here calls
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
+
+
+def _initialize(*convs: Conv2d | None) -> None:
+    """Draw the weights of He et al. 2015, in the order given.
+
+    detectron2 does so when all layers of a block are made, which draw random numbers themselves:
+    the same seed gives the same network only in the same order.
+    """
+    for conv in convs:
+        if conv is not None:
+            # fvcore's `c2_msra_fill` is this; importing it compiles functions nobody calls
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
 
 class BasicStem(CNNBlockBase):
@@ -50,6 +57,7 @@ class BasicStem(CNNBlockBase):
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN"):
         super().__init__(in_channels, out_channels, stride=4)
         self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2, padding=3)
+        _initialize(self.conv1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
@@ -67,6 +75,7 @@ class BasicBlock(CNNBlockBase):
         )
         self.conv1 = _conv(in_channels, out_channels, 3, norm, stride=stride, padding=1)
         self.conv2 = _conv(out_channels, out_channels, 3, norm, padding=1)
+        _initialize(self.conv1, self.conv2, self.shortcut)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.conv2(F.relu_(self.conv1(x)))
@@ -115,6 +124,7 @@ class BottleneckBlock(CNNBlockBase):
             groups=num_groups,
         )
         self.conv3 = _conv(bottleneck_channels, out_channels, 1, norm)
+        _initialize(self.conv1, self.conv2, self.conv3, self.shortcut)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x)))))

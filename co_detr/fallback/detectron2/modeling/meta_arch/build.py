@@ -4,6 +4,7 @@ import torch
 from fvcore.common.registry import Registry
 from torch import nn
 
+from detectron2._not_embedded import REMEDY
 from detectron2.config import CfgNode
 
 META_ARCH_REGISTRY = Registry("META_ARCH")
@@ -21,5 +22,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
     Raises:
         KeyError: nothing is registered under that name.
     """
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        known = [key for key, _ in META_ARCH_REGISTRY]
+        raise KeyError(
+            f"{name!r} is not in META_ARCH_REGISTRY, which holds {known}; detectron2's own models "
+            f"are {REMEDY}"
+        )
+    model = META_ARCH_REGISTRY.get(name)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))
