@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.evaluation import LVISEvaluator
 from omegaconf import OmegaConf
+
+from co_detr.evaluation.evaluators import LVISEvaluator
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "common" / "data"
 

@@ -70,7 +70,18 @@ def test_repeated_image_id_is_named(tiny):
 
 
 @pytest.mark.parametrize(
-    "box", [[1, 2, float("nan"), 4], [1, float("inf"), 3, 4], [1, 2, 3], [], None, [1, 2, "3", 4]]
+    "box",
+    [
+        [1, 2, float("nan"), 4],
+        [1, float("inf"), 3, 4],
+        [1, 2, 3],
+        [1, 2, 3, 4, 0.5],
+        [],
+        None,
+        "1, 2, 3, 4",
+        [1, 2, "3 px", 4],
+        [1, 2, None, 4],
+    ],
 )
 def test_boxes_that_are_not_four_numbers_are_named(tiny, box):
     tiny.content["annotations"][0]["bbox"] = box
@@ -86,7 +97,9 @@ def test_a_file_that_is_no_json_is_named(tiny):
         load_dataset(name)
 
 
-@pytest.mark.parametrize("key, value", [("height", None), ("width", 0), ("height", "40")])
+@pytest.mark.parametrize(
+    "key, value", [("height", None), ("width", 0), ("height", 40.5), ("width", "")]
+)
 def test_an_image_without_size_is_named(tiny, key, value):
     tiny.content["images"][2][key] = value
     with pytest.raises(ValueError, match="image 3 has height and width"):
