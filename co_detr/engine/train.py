@@ -32,6 +32,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import co_detr
 from co_detr.data.dataset import check_files, check_registered
+from co_detr.data.loader import report_left_out
 
 from .build import without_pretrained
 from .checkpoint import WholeFileCheckpointer
@@ -150,9 +151,9 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     if cfg.dataloader.get("evaluator") is None:
         logger.info("dataloader.evaluator is not set: nothing is evaluated")
         return {}
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    loader = instantiate(cfg.dataloader.test)
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    report_left_out(loader)
     if comm.is_main_process():
         print_csv_format(results)
     return results

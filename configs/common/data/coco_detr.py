@@ -1,12 +1,12 @@
 """COCO 2017 with the augmentation of DETR; training on 16 images per iteration."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader
 from omegaconf import OmegaConf
 
 from co_detr.data import (
     DetectionMapper,
     ResizeShortestEdge,
+    build_test_loader,
     build_train_loader,
     detr_augmentation,
     load_dataset,
@@ -45,7 +45,7 @@ dataloader.train = L(build_train_loader)(
     start_iter=0,
 )
 
-dataloader.test = L(build_detection_test_loader)(
+dataloader.test = L(build_test_loader)(
     dataset=L(load_dataset)(
         names="coco_2017_val",
         is_train=False,
