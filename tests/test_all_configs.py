@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import tiny_dataset
 from detectron2.config import LazyConfig, instantiate
-from detectron2.evaluation import LVISEvaluator
 from omegaconf import OmegaConf
 from recipes import RECIPES
 from zoo import RELEASES, meta_model
 
 from co_detr import model_zoo
 from co_detr.engine.train import build_optimizer
+from co_detr.evaluation.evaluators import LVISEvaluator
 
 ROOT = Path(__file__).parents[1]
 NAMES = json.loads((ROOT / "tests/contract/package_names.json").read_text())

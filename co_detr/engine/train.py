@@ -31,7 +31,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import co_detr
-from co_detr.data.dataset import check_files, check_registered
+from co_detr.data.loader import report_left_out
+from co_detr.data.preflight import check_datasets, settle_validation
 
 from .build import without_pretrained
 from .checkpoint import WholeFileCheckpointer
@@ -93,14 +94,11 @@ def setup(args: argparse.Namespace) -> DictConfig:
     logger.info(f"co_detr {co_detr.__version__}, detectron2: {co_detr.detectron2_origin()}")
     for warning in warnings:
         logger.warning(warning)
+    settle_validation(cfg)
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
     default_setup(cfg, args)
     amp_dtype(cfg)
-    for split in ("test",) if args.eval_only else ("train", "test"):
-        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names", default=())
-        for name in [names] if isinstance(names, str) else names:
-            check_registered(name)
-            check_files(name)
+    check_datasets(cfg, ("test",) if args.eval_only else ("train", "test"))
     return cfg
 
 
@@ -148,11 +146,10 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
         {task: {metric: value}} on the main process; {} on others or without an evaluator.
     """
     if cfg.dataloader.get("evaluator") is None:
-        logger.info("dataloader.evaluator is not set: nothing is evaluated")
         return {}
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    loader = instantiate(cfg.dataloader.test)
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    report_left_out(loader)
     if comm.is_main_process():
         print_csv_format(results)
     return results
