@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+
+from .hints import hint_for
 
 SHOWN_NAMES = 5  # of each kind in a message
 
@@ -40,6 +42,7 @@ class Comparison:
         misshapen: tensors of another shape.
         non_finite: tensors of the model that are NaN or infinite somewhere in the file.
         hint: the likely reason and the remedy; empty if nothing is known.
+        file: what was compared with the model.
     """
 
     fitting: tuple[str, ...] = ()
@@ -48,16 +51,17 @@ class Comparison:
     misshapen: tuple[Misshapen, ...] = ()
     non_finite: tuple[str, ...] = ()
     hint: str = ""
+    file: str = "the checkpoint"
 
     @property
     def fits(self) -> bool:
         """Whether the model can be run with the file; it may hold more than is needed."""
         return not (self.missing or self.misshapen or self.non_finite)
 
-    def describe(self, file: str = "the checkpoint") -> str:
+    def describe(self) -> str:
         """Counts, the first names of each kind, the parts of the model concerned, and the hint."""
         total = len(self.fitting) + len(self.missing) + len(self.misshapen)
-        lines = [f"{file} has {len(self.fitting)} of the model's {total} tensors"]
+        lines = [f"{self.file} has {len(self.fitting)} of the model's {total} tensors"]
         for title, entries in (
             ("missing from it", self.missing),
             ("of another shape", self.misshapen),
@@ -77,7 +81,12 @@ class Comparison:
         return "\n  ".join(lines)
 
 
-def compare(tensors: Mapping[str, Tensor], model: nn.Module) -> Comparison:
+def compare(
+    tensors: Mapping[str, Tensor],
+    model: nn.Module,
+    file: str = "the checkpoint",
+    config: str | None = None,
+) -> Comparison:
     """Hold the tensors of a checkpoint against a model, without loading them.
 
     A name that the file lacks is not missing if the model has the same parameter under another
@@ -87,6 +96,8 @@ def compare(tensors: Mapping[str, Tensor], model: nn.Module) -> Comparison:
         tensors: by the model's names, as `wrappers.under_names_of` gives them. Of meta tensors
             only the shapes are compared.
         model: not in a wrapper for distributed training.
+        file: the path of the file, for messages.
+        config: the path or name of the model's config, for messages.
     """
     state = {
         name: value
@@ -102,7 +113,7 @@ def compare(tensors: Mapping[str, Tensor], model: nn.Module) -> Comparison:
             misshapen.append(Misshapen(name, *shapes))
     order = {name: position for position, name in enumerate(state)}
     present = {id(state[name]) for name in state.keys() & tensors.keys()}
-    return Comparison(
+    comparison = Comparison(
         fitting=tuple(sorted(fitting, key=order.get)),
         missing=tuple(
             name
@@ -112,7 +123,9 @@ def compare(tensors: Mapping[str, Tensor], model: nn.Module) -> Comparison:
         unexpected=tuple(n for n in tensors if n not in state and not n.endswith(_COUNTER)),
         misshapen=tuple(sorted(misshapen, key=lambda entry: order[entry.name])),
         non_finite=tuple(name for name in state if name in tensors and _broken(tensors[name])),
+        file=file,
     )
+    return replace(comparison, hint=hint_for(comparison, tensors, model, file, config))
 
 
 def first_of(entries: Iterable[object], count: int = SHOWN_NAMES) -> str:

@@ -4,8 +4,10 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
-from safetensors.torch import load_file
 from torch import nn
+
+from co_detr.checkpoint.loading import load_for_training
+from co_detr.checkpoint.reading import CLASS_NAMES, Checkpoint, local_path, read_checkpoint
 
 from .files import whole_file
 
@@ -13,7 +15,9 @@ from .files import whole_file
 class WholeFileCheckpointer(DetectionCheckpointer):
     """A `DetectionCheckpointer` whose files, `last_checkpoint` too, are whole or not there.
 
-    It loads `.safetensors`, too: tensors of the model by name.
+    It loads every format that `read_checkpoint` reads, as `load_for_training` does: what fits. If
+    the model has an attribute `class_names`, these are saved with it, and rows of class layers are
+    loaded by name. To use a model as it is, call `load_for_inference` instead.
 
     Args:
         model, save_dir, save_to_disk, checkpointables: as there.
@@ -34,14 +38,26 @@ class WholeFileCheckpointer(DetectionCheckpointer):
         self.path_manager = _WholeFiles(self.path_manager)
         self.resumable = resumable
 
+    def save(self, name: str, **extra: Any) -> None:
+        names = getattr(self.model, CLASS_NAMES, None)
+        super().save(name, **({CLASS_NAMES: list(names)} if names else {}), **extra)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """As there; raises what `read_checkpoint` and `load_for_training` do."""
+        return super().load(str(local_path(path)) if path else path, checkpointables)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if self.resumable:
             super().tag_last_checkpoint(last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith(".safetensors"):
-            return {"model": load_file(filename)}
-        return super()._load_file(filename)
+        checkpoint = read_checkpoint(filename)
+        return checkpoint.rest | {"model": checkpoint}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        weights: Checkpoint = checkpoint.pop("model")
+        names = getattr(self.model, CLASS_NAMES, None)
+        load_for_training(self.model, weights, names, self.logger)
 
 
 class _WholeFiles:
