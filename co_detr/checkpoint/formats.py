@@ -160,7 +160,8 @@ def _open_safetensors(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
-        raise DamagedCheckpointError(path, f"{_CUT_OFF} (safetensors: {error})") from error
+        reason = f"{_CUT_OFF} (no complete safetensors file: {error})"
+        raise DamagedCheckpointError(path, reason) from error
 
 
 def _read_torch(path: Path) -> Any:

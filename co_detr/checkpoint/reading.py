@@ -82,11 +82,14 @@ def local_path(path: str | Path) -> Path:
 def check_readable(path: str | Path) -> None:
     """Find out at little cost that a checkpoint cannot be read, before anything is built for it.
 
+    What a URL stands for is not fetched for that.
+
     Raises:
         FileNotFoundError: as `local_path`.
         DamagedCheckpointError: the file is empty, text, compressed, or cut off.
     """
-    check_start(local_path(path))
+    if "://" not in str(path):
+        check_start(local_path(path))
 
 
 def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:

@@ -82,7 +82,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
         The config with the overrides of the command line, and a seed of at least 0.
 
     Raises:
-        FileNotFoundError: a dataset or the weights are not where they should be; says where that is.
+        FileNotFoundError: a dataset or a checkpoint is not where it should be; says where that is.
         DamagedCheckpointError: the weights cannot be read.
         ValueError: the config is incomplete or contradicts itself or the machine.
     """
@@ -102,7 +102,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
     default_setup(cfg, args)
     amp_dtype(cfg)
-    if cfg.train.init_checkpoint:
+    if cfg.train.init_checkpoint and not args.resume:
         check_readable(cfg.train.init_checkpoint)
     for split in ("test",) if args.eval_only else ("train", "test"):
         names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names", default=())
