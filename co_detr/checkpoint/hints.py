@@ -106,7 +106,10 @@ def _configs_like(tensors: Mapping[str, Tensor], stem: str, classes: int | None)
     wanted |= {word for word in (_CLASSES_OF_RELEASES.get(classes), masks) if word}
     if has("encoder.layers.8."):
         wanted.add("9enc")
-    unwanted = {"digits", "lvis", "instance", "mask", "o365_", "9enc"} - wanted
+    if not dino and backbone == "r50":
+        heads = has("roi_head.") + has("bbox_head.0.")
+        wanted.add("/deformable" if has("reference_points") else ("_k0", "_k1", "/co_")[heads])
+    unwanted = {"digits", "lvis", "instance", "mask", "o365_", "9enc", "_k0", "_k1"} - wanted
     words = set(re.split(r"[_\-.]", stem))
     words |= {ours for theirs, ours in _SCHEDULES.items() if theirs in words}
     found = []
