@@ -31,6 +31,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import co_detr
+from co_detr.checkpoint.class_names import classes_of_config
+from co_detr.checkpoint.loading import load_for_inference
+from co_detr.checkpoint.reading import check_readable, read_checkpoint
 from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
 
@@ -62,9 +65,11 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     weights_follow = bool(cfg.train.init_checkpoint)
     if not weights_follow:
         logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
+    weights = read_checkpoint(cfg.train.init_checkpoint) if weights_follow else None
     model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
     model.to(cfg.train.device)
-    WholeFileCheckpointer(model).load(cfg.train.init_checkpoint)
+    if weights is not None:
+        load_for_inference(model, weights, args.config_file)
     return do_test(cfg, model)
 
 
@@ -78,7 +83,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
         The config with the overrides of the command line, and a seed of at least 0.
 
     Raises:
-        FileNotFoundError: a dataset is not where it should be; says where that is.
+        FileNotFoundError: a dataset or a checkpoint is not where it should be; says where that is.
+        DamagedCheckpointError: the weights cannot be read.
         ValueError: the config is incomplete or contradicts itself or the machine.
     """
     cfg = LazyConfig.load(args.config_file)
@@ -98,6 +104,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
     default_setup(cfg, args)
     amp_dtype(cfg)
+    if cfg.train.init_checkpoint and not args.resume:
+        check_readable(cfg.train.init_checkpoint)
     check_datasets(cfg, ("test",) if args.eval_only else ("train", "test"))
     return cfg
 
@@ -177,6 +185,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     )
     model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
     model.to(cfg.train.device)
+    model.class_names = classes_of_config(cfg)  # checkpoints carry them, and rows go by them
     logger.info(f"Model:\n{model}")
     optimizer = build_optimizer(cfg, model)
     ema = build_ema(cfg, model)
