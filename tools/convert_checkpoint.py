@@ -15,6 +15,7 @@ To fine-tune on other classes, give the config its number of classes and
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathlib import Path
 import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from safetensors.torch import save
 from tabulate import tabulate
 
@@ -30,6 +31,7 @@ from co_detr.checkpoint.class_layers import change_classes, class_layer
 from co_detr.checkpoint.official import official_table
 from co_detr.checkpoint.reading import read_tensors
 from co_detr.checkpoint.rename import rename
+from co_detr.engine.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
 
@@ -77,19 +79,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SRC")
-    parser.add_argument("target", metavar="DST", type=Path)
-    parser.add_argument("--config-file", required=True)
+    parser.add_argument("source", metavar="SRC", type=os.path.expanduser)
+    parser.add_argument("target", metavar="DST", type=user_path)
+    parser.add_argument("--config-file", required=True, help="a file, or a name of the model zoo")
     parser.add_argument("--ema", action="store_true", help="take the moving averages")
     parser.add_argument("--change-classes", action="store_true", help="let class layers start anew")
-    parser.add_argument("--source-names", help="classes of SRC, in order")
-    parser.add_argument("--target-names", help="classes of the config, in order")
-    parser.add_argument("opts", nargs="*", help="key=value changes of the config")
-    args = parser.parse_args()
+    names = {"type": os.path.expanduser, "metavar": "FILE"}
+    parser.add_argument("--source-names", help="classes of SRC, in order", **names)
+    parser.add_argument("--target-names", help="classes of the config, in order", **names)
+    args = parse_arguments(parser)
     if args.target.suffix not in (".safetensors", ".pth"):
         parser.error(f"DST must end in .safetensors or .pth, got {args.target}")
 
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg = tool_config(args)
     try:
         source = read_tensors(args.source, ema=args.ema)
         model = instantiate(without_pretrained(cfg.model))

@@ -20,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from co_detr.modeling.whole_batch import WholeBatch, asks_for_whole_batch
 
 from .accumulation import communicating, split
+from .early_stop import StopTraining
+from .resuming import fit_optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Trainer(SimpleTrainer):
         amp_dtype: precision of the forward pass: torch.bfloat16, or torch.float16, then the loss is
             scaled; None for full precision.
         accumulate: parts that each batch goes through the model in, see `accumulation`.
+        facts: plain values about the run that belong into its checkpoints, see `resuming`.
     """
 
     def __init__(
@@ -54,12 +57,14 @@ class Trainer(SimpleTrainer):
         clip_grad: Mapping[str, Any] | None = None,
         amp_dtype: torch.dtype | None = None,
         accumulate: int = 1,
+        facts: Mapping[str, Any] | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         self.seed = seed
         self.clip_grad = dict(clip_grad) if clip_grad is not None else None
         self.amp_dtype = amp_dtype
         self.accumulate = accumulate
+        self.facts = dict(facts or {})
         self._device_type = next(model.parameters()).device.type
         # without float16 it passes everything through
         self.grad_scaler = torch.amp.GradScaler(
@@ -67,6 +72,13 @@ class Trainer(SimpleTrainer):
         )
         self._batches: Iterator[Any] | None = None
         self._asks_for_whole_batch = asks_for_whole_batch(model)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Train from an iteration on, to the last one or until a hook raises `StopTraining`."""
+        try:
+            super().train(start_iter, max_iter)
+        except StopTraining as stop:
+            logger.info(f"Training has {stop}")
 
     def run_step(self) -> None:
         if not self.model.training:
@@ -124,8 +136,7 @@ class Trainer(SimpleTrainer):
     def _survey(self, parts: list[Any]) -> WholeBatch:
         """Let the model see all parts without gradients, and without a trace in its buffers."""
         whole = WholeBatch([example for part in parts for example in part])
-        wrapped = isinstance(self.model, DistributedDataParallel)
-        model = self.model.module if wrapped else self.model
+        model = unwrapped(self.model)
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         with torch.no_grad(), whole.survey():
             for index, part in enumerate(parts):
@@ -190,16 +201,35 @@ class Trainer(SimpleTrainer):
                     "model must return the same losses in the same order whatever its batch holds"
                 )
 
+    def _trained_names(self) -> list[list[str]]:
+        """Names of the parameters in the groups of the optimizer."""
+        names = {id(p): name for name, p in unwrapped(self.model).named_parameters()}
+        return [[names[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
+
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
+        state["facts"] = self.facts
+        state["parameters"] = self._trained_names()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        """Continue from a state; settings of the optimizer stay those of the config."""
+        names = self._trained_names()
+        fitting = fit_optimizer_state(
+            state_dict["optimizer"], state_dict.get("parameters"), self.optimizer, names
+        )
+        super().load_state_dict({**state_dict, "optimizer": fitting})
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]  # where a schedule that goes on begins
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without the wrapper for distributed training."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def sum_of_losses(outputs: Mapping[str, Tensor]) -> Tensor:

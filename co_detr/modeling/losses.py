@@ -31,7 +31,7 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     """Divide every sum by its normalizer, averaged over the ranks and at least 1.
 
     Every rank must pass the same names in the same order, whatever its batch holds: the normalizers
-    of all terms travel in one all-reduce. Of a part of a batch, the normalizers are those of the whole.
+    of all terms travel in one all-reduce. Parts of a batch are divided by those of the whole.
 
     Args:
         terms: unfinished losses by name.
