@@ -25,7 +25,7 @@ DIGITS := $(or $(DETECTRON2_DATASETS),datasets)/digits
 
 demo: $(READY)
 	$(BIN)/python datasets/prepare_digits.py
-	$(BIN)/python tools/lazyconfig_train_net.py \
+	$(BIN)/python tools/lazyconfig_train_net.py --resume \
 		--config-file configs/co_deformable_detr/co_deformable_detr_digits.py \
 		train.output_dir=$(DEMO) train.max_iter=900 train.eval_period=300
 	$(BIN)/python tools/predict.py --confidence-threshold 0.3 \

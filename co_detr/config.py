@@ -38,8 +38,12 @@ from co_detr.checkpoint.matching import UnfittingCheckpointError, compare
 from co_detr.checkpoint.reading import check_readable
 from co_detr.checkpoint.wrappers import under_names_of
 from co_detr.data.augmentation import RandomChoice
-from co_detr.engine.build import without_pretrained
-from co_detr.engine.train import build_optimizer, build_train_loader, clip_grad_params
+from co_detr.engine.build import (
+    build_optimizer,
+    build_train_loader,
+    clip_grad_params,
+    without_pretrained,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torchvision.ops import roi_align
 
+from co_detr.engine.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
 
 Size = tuple[int, int]
@@ -283,18 +284,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file")
+    parser.add_argument("--config-file", help="a file, or a name of the model zoo")
     parser.add_argument("--input-size", nargs=2, type=int, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--depth", type=int, default=2, help="of the table (default: 2)")
-    parser.add_argument("--update", type=Path, metavar="FILE", help="Markdown with a table")
-    parser.add_argument("opts", nargs="*", help="key=value changes of the config")
-    args = parser.parse_args()
+    parser.add_argument("--update", type=user_path, metavar="FILE", help="Markdown with a table")
+    args = parse_arguments(parser)
     if (args.config_file is None) == (args.update is None):
         parser.error("give either --config-file or --update")
     if args.update is not None:
         args.update.write_text(update_table(args.update.read_text(), args.update.parent))
         return
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg = tool_config(args)
     size = tuple(args.input_size) if args.input_size else test_size(cfg)
     if size is None:
         parser.error(f"{args.config_file} tests at the images' own sizes: give --input-size")

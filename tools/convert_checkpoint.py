@@ -18,6 +18,7 @@ one of the two is given, rows go by name even if both sides have as many classes
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from pathlib import Path
 import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from omegaconf import DictConfig
 from safetensors.torch import save
 from tabulate import tabulate
@@ -45,6 +46,7 @@ from co_detr.checkpoint.official import is_official, official_names, official_ta
 from co_detr.checkpoint.reading import CLASS_NAMES, read_checkpoint
 from co_detr.checkpoint.rename import rename
 from co_detr.checkpoint.wrappers import under_names_of
+from co_detr.engine.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
 
@@ -139,19 +141,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SRC")
-    parser.add_argument("target", metavar="DST", type=Path)
-    parser.add_argument("--config-file", required=True)
+    parser.add_argument("source", metavar="SRC", type=os.path.expanduser)
+    parser.add_argument("target", metavar="DST", type=user_path)
+    parser.add_argument("--config-file", required=True, help="a file, or a name of the model zoo")
     parser.add_argument("--ema", action="store_true", help="take the moving averages")
     parser.add_argument("--change-classes", action="store_true", help="let class layers start anew")
-    parser.add_argument("--source-names", help="file with the classes of SRC, in order")
-    parser.add_argument("--target-names", help="file with the classes of the config, in order")
-    parser.add_argument("opts", nargs="*", help="key=value changes of the config")
-    args = parser.parse_args()
+    names = {"type": os.path.expanduser, "metavar": "FILE"}
+    parser.add_argument("--source-names", help="file with the classes of SRC, in order", **names)
+    parser.add_argument(
+        "--target-names", help="file with the classes of the config, in order", **names
+    )
+    args = parse_arguments(parser)
     if args.target.suffix not in (".safetensors", ".pth"):
         parser.error(f"DST must end in .safetensors or .pth, got {args.target}")
 
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg = tool_config(args)
     try:
         convert(args, cfg)
     except (ValueError, KeyError, OSError) as error:

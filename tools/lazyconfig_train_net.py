@@ -14,10 +14,11 @@ CPU.
 
 import co_detr  # noqa: F401, I001  (makes detectron2 importable)
 from co_detr.engine import main
+from co_detr.engine.arguments import parse_arguments
 from detectron2.engine import default_argument_parser, launch
 
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    args = parse_arguments(default_argument_parser())
     launch(
         main,
         args.num_gpus,

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.config import LazyConfig
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
@@ -33,12 +32,11 @@ from omegaconf import DictConfig
 from PIL import Image
 from tqdm import tqdm
 
-from co_detr import model_zoo
 from co_detr.checkpoint.loading import load_for_inference
 from co_detr.checkpoint.reading import read_checkpoint
 from co_detr.config import to_cfg_node
+from co_detr.engine.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
-from co_detr.engine.overrides import new_keys
 
 logger = logging.getLogger("co_detr.predict")
 
@@ -66,8 +64,6 @@ def find_images(inputs: list[str]) -> list[Path]:
                 Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()
             ]
             nothing = f"no file, folder or pattern with matches: {name}"
-            if "=" in name:
-                nothing += " (overrides of the config go last, after another option)"
         if not paths:
             raise FileNotFoundError(nothing)
         found.update(dict.fromkeys(paths))
@@ -244,26 +240,19 @@ def predict(
     return len(images), unreadable
 
 
-def load_config(name: str, overrides: list[str]) -> DictConfig:
-    """A config from a file or, where there is none, by its name in the model zoo."""
-    cfg = LazyConfig.load(name) if os.path.isfile(name) else model_zoo.get_config(name)
-    for warning in new_keys(cfg, overrides):
-        logger.warning(warning)
-    return LazyConfig.apply_overrides(cfg, overrides)
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, help="a file, or a name of the model zoo")
     parser.add_argument("--input", nargs="+", required=True, help="pictures, folders, patterns")
-    parser.add_argument("--output", type=Path, default=Path("output/predictions"), help="a folder")
+    parser.add_argument(
+        "--output", type=user_path, default=Path("output/predictions"), help="a folder"
+    )
     parser.add_argument(
         "--confidence-threshold", type=float, default=0.5, help="least score, 0 to 1; %(default)s"
     )
-    parser.add_argument("opts", nargs="*", help="overrides of the config, key=value")
-    args = parser.parse_args(argv)
+    args = parse_arguments(parser, argv)
     if not 0 <= args.confidence_threshold <= 1:
         parser.error(f"--confidence-threshold {args.confidence_threshold} is not between 0 and 1")
     return args
@@ -275,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     setup_logger(name="co_detr")
     setup_logger(name="fvcore")
     paths = find_images(args.input)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = tool_config(args)
     categories = load_categories(cfg)
     predictor = build_predictor(cfg, args.config_file)
     read, unreadable = predict(predictor, paths, categories, args.output, args.confidence_threshold)

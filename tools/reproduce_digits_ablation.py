@@ -17,16 +17,20 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
+
 from tabulate import tabulate
+
+from co_detr.engine.arguments import config_path, parse_arguments, user_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = [
-    f"configs/co_deformable_detr/co_deformable_detr_digits{suffix}.py"
+    str(ROOT / f"configs/co_deformable_detr/co_deformable_detr_digits{suffix}.py")
     for suffix in ("_k0", "_k1", "")
 ]
 
 
-def train(config: str, seed: int, output: Path, threads: int) -> Path:
+def train(config: str, seed: int, output: Path, threads: int, overrides: list[str]) -> Path:
     """Run or finish one training; return its folder.
 
     Raises:
@@ -37,9 +41,10 @@ def train(config: str, seed: int, output: Path, threads: int) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "tools/lazyconfig_train_net.py"), "--resume"]
-    command += ["--config-file", str(ROOT / config)]
+    command += ["--config-file", config]
     command += [f"train.output_dir={folder}", f"train.seed={seed}"]
     command += ["dataloader.train.num_workers=1", "dataloader.test.num_workers=1"]
+    command += overrides
     print(f"training {folder.name}", flush=True)
     with open(folder / "console.txt", "a") as console:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -79,16 +84,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="K = 0, 1, 2 by default")
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        type=config_path,
+        default=CONFIGS,
+        help="files, or names of the model zoo; K = 0, 1, 2 by default",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--jobs", type=int, default=1, help="trainings that run side by side")
     parser.add_argument("--threads", type=int, default=1, help="threads of each training")
-    parser.add_argument("--output", type=Path, default=Path("output/digits_ablation"))
-    args = parser.parse_args()
+    parser.add_argument("--output", type=user_path, default=Path("output/digits_ablation"))
+    args = parse_arguments(parser)
 
     keys = [(config, seed) for config in args.configs for seed in args.seeds]
     with ThreadPoolExecutor(args.jobs) as pool:
-        folders = pool.map(lambda key: train(*key, args.output, args.threads), keys)
+        folders = pool.map(lambda key: train(*key, args.output, args.threads, args.opts), keys)
         runs = {key: evaluations(folder) for key, folder in zip(keys, folders)}
     text = table(runs, args.seeds)
     (args.output / "table.md").write_text(text + "\n")

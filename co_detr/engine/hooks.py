@@ -5,6 +5,8 @@ import logging
 import math
 import os
 import re
+import sys
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase, hooks
@@ -15,8 +17,30 @@ from .files import whole_file
 logger = logging.getLogger(__name__)
 
 
+def or_never(period: int | None) -> int:
+    """A period in iterations; one that never comes where it is 0, negative or None."""
+    return period if period and period > 0 else sys.maxsize
+
+
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
-    """detectron2's hook; `max_to_keep` also counts the files from before an interruption."""
+    """detectron2's hook; `max_to_keep` also counts the files from before an interruption.
+
+    Args:
+        checkpointer: what saves.
+        period: in iterations; 0 saves at the end of the training alone.
+        max_to_keep: files besides the final one; 0 or None for all.
+        settings: others of that hook.
+    """
+
+    def __init__(
+        self,
+        checkpointer: WholeFileCheckpointer,
+        period: int,
+        max_to_keep: int | None = None,
+        **settings: Any,
+    ):
+        max_to_keep = max_to_keep if max_to_keep and max_to_keep > 0 else None
+        super().__init__(checkpointer, or_never(period), max_to_keep=max_to_keep, **settings)
 
     def before_train(self) -> None:
         super().before_train()

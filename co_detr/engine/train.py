@@ -8,6 +8,7 @@ train            see configs/common/train.py
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import secrets
@@ -15,39 +16,35 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import (
-    HookBase,
-    create_ddp_model,
-    default_setup,
-    hooks,
-)
+from detectron2.config import instantiate
+from detectron2.engine import HookBase, default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 import co_detr
 from co_detr.checkpoint.class_names import classes_of_config
 from co_detr.checkpoint.loading import load_for_inference
-from co_detr.checkpoint.reading import check_readable, read_checkpoint
+from co_detr.checkpoint.reading import Checkpoint, check_readable, read_checkpoint
 from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
 
-from .build import without_pretrained
+from . import build, resuming
+from .arguments import load_config
+from .build import amp_dtype
 from .checkpoint import WholeFileCheckpointer
+from .early_stop import EarlyStop, has_stopped, patience_of
 from .files import whole_file
-from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from
-from .overrides import new_keys
+from .freezing import KeepFrozen, freeze
+from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from, or_never
 from .printer import GroupedMetricPrinter
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
-
-_AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -60,17 +57,43 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         The results of the (last) evaluation, {} without an evaluator and on ranks but the first.
     """
     cfg = setup(args)
-    if not args.eval_only:
-        return do_train(args, cfg)
-    weights_follow = bool(cfg.train.init_checkpoint)
-    if not weights_follow:
-        logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
-    weights = read_checkpoint(cfg.train.init_checkpoint) if weights_follow else None
-    model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
-    model.to(cfg.train.device)
+    return evaluate_only(args, cfg) if args.eval_only else do_train(args, cfg)
+
+
+def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
+    """Evaluate `train.init_checkpoint` or, with `--resume`, the last checkpoint of the run.
+
+    Returns:
+        Results as `do_test` returns them.
+
+    Raises:
+        UnfittingCheckpointError: the weights are not all there, or of another model.
+        FileNotFoundError: there are no weights to evaluate though `--resume` asks for them.
+    """
+    weights = weights_to_evaluate(args, cfg)
+    model = build.build_model(cfg, weights_follow=weights is not None)
     if weights is not None:
         load_for_inference(model, weights, args.config_file)
     return do_test(cfg, model)
+
+
+def weights_to_evaluate(args: argparse.Namespace, cfg: DictConfig) -> Checkpoint | None:
+    """Read what `evaluate_only` is asked for, of a run with `train.ema` the averaged weights."""
+    output_dir = cfg.train.output_dir
+    if args.resume and (last := last_checkpoint(output_dir)):
+        ema = cfg.train.get("ema")
+        with contextlib.suppress(KeyError):  # of before `train.ema` was switched on
+            return read_checkpoint(last, ema=bool(ema and ema.enabled))
+        return read_checkpoint(last)
+    if cfg.train.init_checkpoint:
+        return read_checkpoint(cfg.train.init_checkpoint)
+    if args.resume:
+        raise FileNotFoundError(
+            f"--eval-only --resume: there is no checkpoint in train.output_dir={output_dir}. "
+            "Name the folder of a run, or weights by train.init_checkpoint=..."
+        )
+    logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
+    return None
 
 
 def setup(args: argparse.Namespace) -> DictConfig:
@@ -83,19 +106,19 @@ def setup(args: argparse.Namespace) -> DictConfig:
         The config with the overrides of the command line, and a seed of at least 0.
 
     Raises:
+        FileExistsError: the output folder holds another run.
         FileNotFoundError: a dataset or a checkpoint is not where it should be; says where that is.
         DamagedCheckpointError: the weights cannot be read.
         ValueError: the config is incomplete or contradicts itself or the machine.
     """
-    cfg = LazyConfig.load(args.config_file)
-    warnings = new_keys(cfg, args.opts)
-    cfg = LazyConfig.apply_overrides(cfg, args.opts)
+    cfg, warnings = load_config(args.config_file, args.opts)
     needed = {"model", "dataloader", "train"}
     if not args.eval_only:
         needed |= {"optimizer", "lr_multiplier"}
     if missing := sorted(needed - set(cfg)):
         raise ValueError(f"{args.config_file} has no {', '.join(missing)}: define or import it")
     output_dir, rank = cfg.train.output_dir, comm.get_rank()
+    resuming.check_output_dir(output_dir, resume=args.resume or args.eval_only)
     setup_logger(output_dir, distributed_rank=rank, name="co_detr")
     logger.info(f"co_detr {co_detr.__version__}, detectron2: {co_detr.detectron2_origin()}")
     for warning in warnings:
@@ -103,7 +126,11 @@ def setup(args: argparse.Namespace) -> DictConfig:
     settle_validation(cfg)
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
     default_setup(cfg, args)
+    cfg.train.device = _device_there_is(cfg.train.device)
     amp_dtype(cfg)
+    if not args.eval_only:
+        build.total_batch_size(cfg)
+        patience_of(cfg)
     if cfg.train.init_checkpoint and not args.resume:
         check_readable(cfg.train.init_checkpoint)
     check_datasets(cfg, ("test",) if args.eval_only else ("train", "test"))
@@ -127,24 +154,25 @@ def _seed_of_run(seed: int | None, output_dir: str, resume: bool) -> int:
     return comm.all_gather(seed)[0]
 
 
-def amp_dtype(cfg: DictConfig) -> torch.dtype | None:
-    """The reduced precision that `train.amp` asks for, or None.
+def _device_there_is(device: str) -> str:
+    """The configured device; the CPU, with a message, where a GPU is wanted that is not there."""
+    if torch.cuda.is_available():
+        return device
+    if torch.device(device).type == "cuda":
+        logger.warning(f"No GPU: on the CPU, instead of train.device={device}")
+        return "cpu"
+    count = comm.get_world_size()
+    logger.info(f"No GPU: on the CPU{f', {count} processes' if count > 1 else ''}")
+    return device
 
-    Raises:
-        ValueError: no such precision, or the device is not CUDA.
-    """
-    amp = cfg.train.get("amp")
-    if not amp or not amp.enabled:
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The checkpoint in a folder that a run is resumed from; None if there is none."""
+    path = os.path.join(output_dir, "last_checkpoint")
+    if not os.path.isfile(path):
         return None
-    name = amp.get("dtype", "float16")
-    if name not in _AMP_DTYPES:
-        raise ValueError(f"train.amp.dtype={name!r} is none of {list(_AMP_DTYPES)}")
-    if torch.device(cfg.train.device).type != "cuda":
-        raise ValueError(
-            f"train.amp.enabled needs a CUDA device, but train.device={cfg.train.device!r}: set "
-            "train.amp.enabled=False or train.device=cuda"
-        )
-    return _AMP_DTYPES[name]
+    with open(path) as file:
+        return os.path.join(output_dir, file.read().strip())
 
 
 def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
@@ -180,118 +208,92 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     Returns:
         The results of the last evaluation, as `do_test` returns them.
     """
-    weights_follow = args.resume and os.path.isfile(
-        os.path.join(cfg.train.output_dir, "last_checkpoint")
-    )
-    model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
-    model.to(cfg.train.device)
+    train = cfg.train
+    resume = args.resume and last_checkpoint(train.output_dir) is not None
+    model = build.build_model(cfg, weights_follow=resume)
     model.class_names = classes_of_config(cfg)  # checkpoints carry them, and rows go by them
     logger.info(f"Model:\n{model}")
-    optimizer = build_optimizer(cfg, model)
-    ema = build_ema(cfg, model)
+    frozen = freeze(model, train.get("freeze") or ())
+    ema = build.build_ema(cfg, model)
     trainer = Trainer(
-        wrap_for_ddp(cfg, model),
+        build.wrap_for_ddp(cfg, model),
         None,  # the loader follows when it is known where to start
-        optimizer,
-        seed=max(cfg.train.get("seed") or 0, 0),
-        clip_grad=clip_grad_params(cfg),
+        build.build_optimizer(cfg, model),
+        seed=max(train.get("seed") or 0, 0),
+        clip_grad=build.clip_grad_params(cfg),
         amp_dtype=amp_dtype(cfg),
+        accumulate=train.get("accumulate", 1),
+        facts=resuming.facts_of(cfg),
     )
-    checkpointer = WholeFileCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    evaluated = model
-    if ema is not None:
-        checkpointer.add_checkpointable("ema", ema)
-        trainer.register_hooks(
-            [hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model))]
-        )
-        evaluated = ema.module
+    averaged = {"ema": ema} if ema is not None else {}
+    checkpointer = WholeFileCheckpointer(model, train.output_dir, trainer=trainer, **averaged)
     results: dict[str, Any] = {}
 
     def evaluate() -> dict[str, Any]:
         results.clear()
-        results.update(do_test(cfg, evaluated))
+        results.update(do_test(cfg, model if ema is None else ema.module))
         return results
 
-    trainer.register_hooks(build_hooks(cfg, evaluated, checkpointer, evaluate))
-    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
-    start_iter = 0
-    if args.resume and checkpointer.has_checkpoint():
-        start_iter = trainer.iter + 1  # the saved iteration is a finished one
-        if comm.is_main_process():
-            forget_metrics_from(os.path.join(cfg.train.output_dir, "metrics.json"), start_iter)
-    if comm.is_main_process():
-        # last, so that they see what other hooks log; and only now, as they open their files
-        writers = [
-            GroupedMetricPrinter(cfg.train.max_iter),
-            JSONWriter(os.path.join(cfg.train.output_dir, "metrics.json")),
-            TensorboardXWriter(cfg.train.output_dir),
-        ]
-        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
-    trainer.data_loader = build_train_loader(cfg, start_iter)
-    trainer.train(start_iter, cfg.train.max_iter)
+    trainer.register_hooks([KeepFrozen(frozen)] if frozen else [])
+    trainer.register_hooks(build_hooks(cfg, model, ema, checkpointer, evaluate))
+    start_iter = load_weights(cfg, trainer, checkpointer, resume=resume)
+    if is_complete(cfg, start_iter):
+        return results
+    trainer.register_hooks(build_writers(cfg))
+    trainer.data_loader = build.build_train_loader(cfg, start_iter)
+    trainer.train(start_iter, train.max_iter)
     if ema is not None:
-        final = WholeFileCheckpointer(ema.module, cfg.train.output_dir, resumable=False)
+        final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)
         final.save("model_final_ema")
     return results
 
 
-def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a config, for a model."""
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    # lists of a config (betas) arrive as its own kind of list, which no checkpoint should hold
-    for settings in (optimizer.defaults, *optimizer.param_groups):
-        for name, value in settings.items():
-            if OmegaConf.is_config(value):
-                settings[name] = tuple(OmegaConf.to_container(value))
-    return optimizer
+def load_weights(
+    cfg: DictConfig, trainer: Trainer, checkpointer: WholeFileCheckpointer, *, resume: bool
+) -> int:
+    """Load the last checkpoint to resume from it, or else `train.init_checkpoint`.
 
-
-def build_ema(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
-    """A copy of the model for exponentially averaged weights, or None where `train.ema` is off.
-
-    The first update copies the weights; each later one moves them by 1 - decay.
+    Returns:
+        The iteration to start with.
     """
-    ema = cfg.train.get("ema")
-    if not ema or not ema.enabled:
-        return None
-    average = get_ema_multi_avg_fn(ema.decay)
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    init_checkpoint, output_dir = cfg.train.init_checkpoint, cfg.train.output_dir
+    if resume:
+        resuming.explain_changes(checkpointer, trainer.facts, init_checkpoint)
+        checkpointer.resume_or_load("", resume=True)
+    elif init_checkpoint:
+        checkpointer.load(init_checkpoint, checkpointables=[])
+    start_iter = trainer.iter + 1 if resume else 0  # the saved iteration is a finished one
+    if comm.is_main_process():
+        forget_metrics_from(os.path.join(output_dir, "metrics.json"), start_iter)
+    return start_iter
 
 
-def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:
-    """The model for training on several ranks, by `train.ddp`; in a single process as it is."""
-    options = dict(cfg.train.get("ddp") or {})
-    options.setdefault("find_unused_parameters", False)
-    if torch.device(cfg.train.device).type == "cpu":
-        options["device_ids"] = None
-    return create_ddp_model(model, **options)
-
-
-def clip_grad_params(cfg: DictConfig) -> dict[str, Any] | None:
-    """The arguments of `clip_grad_norm_`, or None where `train.clip_grad` is off."""
-    clip_grad = cfg.train.get("clip_grad")
-    if not clip_grad or not clip_grad.enabled:
-        return None
-    return OmegaConf.to_container(clip_grad.params)
-
-
-def build_train_loader(cfg: DictConfig, start_iter: int) -> Any:
-    """The loader of `dataloader.train`, from the batch of an iteration on."""
-    loader = cfg.dataloader.train
-    if "start_iter" in loader:
-        loader.start_iter = start_iter
-    elif start_iter > 0:
+def is_complete(cfg: DictConfig, start_iter: int) -> bool:
+    """Whether nothing is left to do, not even the evaluation at the end; then the log says so."""
+    train = cfg.train
+    if has_stopped(cfg, start_iter):
         logger.warning(
-            "dataloader.train has no `start_iter`: the order of the data starts anew. Use "
-            "co_detr.data.build_train_loader to continue where the run was interrupted"
+            f"Nothing to do: training has stopped early after {start_iter} of {train.max_iter} "
+            "iterations. Raise train.early_stop.patience to go on"
         )
-    return instantiate(loader)
+        return True
+    if start_iter < train.max_iter:
+        return False
+    metrics_file = os.path.join(train.output_dir, "metrics.json")
+    last = cfg.dataloader.get("evaluator") is None or start_iter > train.max_iter
+    if train.max_iter > 0 and not last and not resuming.is_evaluated(metrics_file, start_iter):
+        return False
+    logger.warning(
+        f"Nothing to do: {start_iter} of {train.max_iter} iterations are done. Raise "
+        "train.max_iter to train on"
+    )
+    return True
 
 
 def build_hooks(
     cfg: DictConfig,
     model: nn.Module,
+    ema: AveragedModel | None,
     checkpointer: WholeFileCheckpointer,
     evaluate: Callable[[], dict[str, Any]],
 ) -> list[HookBase]:
@@ -299,20 +301,41 @@ def build_hooks(
 
     Args:
         cfg: the whole config.
-        model: what is evaluated and kept as the best one.
+        model: what is trained.
+        ema: its averaged weights, or None.
         checkpointer: saves the state to resume from.
         evaluate: returns results; called on every rank.
     """
-    train = cfg.train
-    built = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
+    train, best = cfg.train, cfg.train.get("best_checkpoint")
+    eval_period = max(train.eval_period or 0, 0)
+    built = []
+    if ema is not None:
+        built.append(hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model)))
+    built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
     # saved before evaluation: whatever happens there, the training so far is safe
     if comm.is_main_process():
         built.append(PeriodicCheckpointer(checkpointer, **train.checkpointer))
-    built.append(hooks.EvalHook(train.eval_period, evaluate))
+    built.append(hooks.EvalHook(eval_period, evaluate))
     if comm.is_main_process():
-        best = train.get("best_checkpoint")
         if best and best.enabled and cfg.dataloader.get("evaluator") is not None:
+            evaluated = model if ema is None else ema.module
             built.append(
-                BestCheckpointer(train.eval_period, model, train.output_dir, best.metric, best.mode)
+                BestCheckpointer(eval_period, evaluated, train.output_dir, best.metric, best.mode)
             )
+    if patience := patience_of(cfg):
+        built.append(EarlyStop(patience, eval_period, checkpointer, best.metric, best.mode))
     return built
+
+
+def build_writers(cfg: DictConfig) -> list[HookBase]:
+    """The hook that writes progress to the console, metrics.json and TensorBoard; none on ranks
+    but the first. It belongs behind all others, to see what they log, and opens its files."""
+    if not comm.is_main_process():
+        return []
+    train = cfg.train
+    writers = [
+        GroupedMetricPrinter(train.max_iter),
+        JSONWriter(os.path.join(train.output_dir, "metrics.json")),
+        TensorboardXWriter(train.output_dir),
+    ]
+    return [hooks.PeriodicWriter(writers, period=or_never(train.log_period))]

@@ -3,7 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+
+from co_detr.modeling.whole_batch import WholeBatch, asks_for_whole_batch
+
+from .accumulation import communicating, split
+from .early_stop import StopTraining
+from .resuming import fit_optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +43,8 @@ class Trainer(SimpleTrainer):
         clip_grad: arguments of `torch.nn.utils.clip_grad_norm_`, e.g. max_norm; None does not clip.
         amp_dtype: precision of the forward pass: torch.bfloat16, or torch.float16, then the loss is
             scaled; None for full precision.
+        accumulate: parts that each batch goes through the model in, see `accumulation`.
+        facts: plain values about the run that belong into its checkpoints, see `resuming`.
     """
 
     def __init__(
@@ -45,42 +56,42 @@ class Trainer(SimpleTrainer):
         seed: int = 0,
         clip_grad: Mapping[str, Any] | None = None,
         amp_dtype: torch.dtype | None = None,
+        accumulate: int = 1,
+        facts: Mapping[str, Any] | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         self.seed = seed
         self.clip_grad = dict(clip_grad) if clip_grad is not None else None
         self.amp_dtype = amp_dtype
+        self.accumulate = accumulate
+        self.facts = dict(facts or {})
         self._device_type = next(model.parameters()).device.type
         # without float16 it passes everything through
         self.grad_scaler = torch.amp.GradScaler(
             self._device_type, enabled=amp_dtype is torch.float16
         )
         self._batches: Iterator[Any] | None = None
+        self._asks_for_whole_batch = asks_for_whole_batch(model)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Train from an iteration on, to the last one or until a hook raises `StopTraining`."""
+        try:
+            super().train(start_iter, max_iter)
+        except StopTraining as stop:
+            logger.info(f"Training has {stop}")
 
     def run_step(self) -> None:
         if not self.model.training:
             raise RuntimeError("the model was left in evaluation mode: call model.train() again")
-        seed_all_rng(step_seed(self.seed, comm.get_rank(), self.iter))
+        self._seed(0)
         start = time.perf_counter()
         if self._batches is None:
             self._batches = iter(self.data_loader)
         batch = next(self._batches)
         data_time = time.perf_counter() - start
 
-        with torch.autocast(
-            self._device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-        ):
-            outputs = self.model(batch)
-        losses = [value for name, value in outputs.items() if is_loss(name)]
-        if not losses:
-            raise ValueError(
-                f"the model returned no loss: none of {list(outputs)} has 'loss' in its name"
-            )
-        total = sum(losses)
-
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(total).backward()
-        scalars = {"total_loss": total, **outputs}
+        scalars = self._accumulate_gradients(split(batch, self.accumulate))
         if self.clip_grad is not None:
             self.grad_scaler.unscale_(self.optimizer)
             scalars["grad_norm"] = nn.utils.clip_grad_norm_(
@@ -91,6 +102,54 @@ class Trainer(SimpleTrainer):
         self._log(scalars, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _seed(self, part: int) -> None:
+        """Start the random numbers of a part of the current iteration's batch."""
+        number = self.iter * self.accumulate + part
+        seed_all_rng(step_seed(self.seed, comm.get_rank(), number))
+
+    def _accumulate_gradients(self, parts: list[Any]) -> dict[str, Tensor]:
+        """Add up the (scaled) gradients of all parts of a batch.
+
+        Returns:
+            "total_loss" and whatever the model returns, of the whole batch.
+        """
+        whole = self._survey(parts) if len(parts) > 1 and self._asks_for_whole_batch else None
+        scalars: dict[str, Tensor] = {}
+        for index, part in enumerate(parts):
+            with communicating(self.model, last=index == len(parts) - 1):
+                with nullcontext() if whole is None else whole.use():
+                    outputs = self._forward(self.model, part, index)
+                # losses that know the whole batch add up to its losses, all else is a mean of means
+                share = 1.0 if len(parts) == 1 else len(part) / sum(map(len, parts))
+                outputs = {
+                    name: value if whole is not None and is_loss(name) else value * share
+                    for name, value in outputs.items()
+                }
+                total = sum_of_losses(outputs)
+                self.grad_scaler.scale(total).backward()
+            for name, value in {"total_loss": total, **outputs}.items():
+                value = torch.as_tensor(value).detach()
+                scalars[name] = scalars[name] + value if name in scalars else value
+        return scalars
+
+    def _survey(self, parts: list[Any]) -> WholeBatch:
+        """Let the model see all parts without gradients, and without a trace in its buffers."""
+        whole = WholeBatch([example for part in parts for example in part])
+        model = unwrapped(self.model)
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        with torch.no_grad(), whole.survey():
+            for index, part in enumerate(parts):
+                self._forward(lambda part: functional_call(model, buffers, (part,)), part, index)
+        return whole
+
+    def _forward(self, model: Callable[[Any], Any], part: Any, index: int) -> dict[str, Tensor]:
+        """What a model returns for a part of the batch, with random numbers of the part's own."""
+        self._seed(index)
+        with torch.autocast(
+            self._device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
+            return model(part)
 
     def _log(self, scalars: Mapping[str, Tensor], data_time: float) -> None:
         """Log scalars, averaged over the ranks; refuse losses that are not finite."""
@@ -142,16 +201,45 @@ class Trainer(SimpleTrainer):
                     "model must return the same losses in the same order whatever its batch holds"
                 )
 
+    def _trained_names(self) -> list[list[str]]:
+        """Names of the parameters in the groups of the optimizer."""
+        names = {id(p): name for name, p in unwrapped(self.model).named_parameters()}
+        return [[names[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
+
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
+        state["facts"] = self.facts
+        state["parameters"] = self._trained_names()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        """Continue from a state; settings of the optimizer stay those of the config."""
+        names = self._trained_names()
+        fitting = fit_optimizer_state(
+            state_dict["optimizer"], state_dict.get("parameters"), self.optimizer, names
+        )
+        super().load_state_dict({**state_dict, "optimizer": fitting})
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = group["lr"]  # where a schedule that goes on begins
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without the wrapper for distributed training."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def sum_of_losses(outputs: Mapping[str, Tensor]) -> Tensor:
+    """The sum of a model's weighted losses; a ValueError if it returned none."""
+    losses = [value for name, value in outputs.items() if is_loss(name)]
+    if not losses:
+        raise ValueError(
+            f"the model returned no loss: none of {list(outputs)} has 'loss' in its name"
+        )
+    return sum(losses)
 
 
 def is_loss(name: str) -> bool:

@@ -16,6 +16,7 @@ from .losses import LossTerm
 from .queries.group import FixedTargets, HungarianTargets, QueryGroup
 from .transformer.decoder import Predictions
 from .transformer.proposals import Proposals
+from .whole_batch import all_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,9 @@ class SetCriterion(nn.Module):
             },
             ground_truth,
         )
-        scored = self.federated(ground_truth.classes) if self.federated is not None else None
+        scored = None
+        if self.federated is not None:
+            scored = self.federated(all_classes(ground_truth.classes))
         terms: dict[str, LossTerm] = {}
         for name, predicted in sets.items():
             if name in matched:

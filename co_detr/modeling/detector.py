@@ -16,6 +16,7 @@ from .aux_heads.base import AuxHead, AuxOutput
 from .losses import LossTerm, normalize
 from .queries.group import QueryGroup
 from .transformer.encoder import EncoderMemory
+from .whole_batch import all_inputs
 
 CANVAS_GRAY = 114.0  # of 0..255, what large-scale jittering pads with
 
@@ -48,6 +49,8 @@ class CoDETR(nn.Module):
         eval_branch: whose detections inference returns: "matching", or an auxiliary head's name
             (paper, table 11).
     """
+
+    normalizes_over_batch = True  # see whole_batch.py
 
     def __init__(
         self,
@@ -153,14 +156,16 @@ class CoDETR(nn.Module):
         if self.canvas is not None:
             images = [pad_to_canvas(image, self.canvas) for image in images]
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        batch = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        divisor = self.backbone.size_divisibility
+        batch = ImageList.from_tensors(images, divisor)
+        padded = pad_as(batch.tensor, input_sizes(all_inputs(batched_inputs)), divisor)
         sizes = batch.image_sizes
         if not self.mask_padding:
             # In the release the anchors of auxiliary heads stay within each image's own size. That
             # makes no difference to its models of this kind: their images fill one canvas. Where
             # sizes are mixed without a canvas, padding is image for anchors, too: background.
-            sizes = [tuple(batch.tensor.shape[-2:])] * len(sizes)
-        return batch.tensor, sizes
+            sizes = [tuple(padded.shape[-2:])] * len(sizes)
+        return padded, sizes
 
     def assist(
         self, memory: EncoderMemory, sizes: list[tuple[int, int]], instances: list[Instances]
@@ -214,6 +219,14 @@ def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
     for image, (height, width) in zip(mask, sizes):
         image[:height, :width] = False
     return mask
+
+
+def pad_as(images: Tensor, sizes: list[tuple[int, int]], divisor: int) -> Tensor:
+    """Pad (N, C, H, W) further, to what images of `sizes` (height, width) have in common."""
+    divisor = max(divisor, 1)
+    wanted = (-(-max(lengths) // divisor) * divisor for lengths in zip(*sizes))
+    below, right = (max(w - have, 0) for w, have in zip(wanted, images.shape[-2:]))
+    return functional.pad(images, (0, right, 0, below)) if below or right else images
 
 
 def pad_to_canvas(image: Tensor, side: int) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from .whole_batch import sum_over_parts
+
 
 @dataclass(frozen=True, eq=False)
 class LossTerm:
@@ -29,7 +31,7 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     """Divide every sum by its normalizer, averaged over the ranks and at least 1.
 
     Every rank must pass the same names in the same order, whatever its batch holds: the normalizers
-    of all terms travel in one all-reduce.
+    of all terms travel in one all-reduce. Parts of a batch are divided by those of the whole.
 
     Args:
         terms: unfinished losses by name.
@@ -42,6 +44,7 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     totals = torch.stack([term.total for term in terms.values()])
     zero = totals.new_zeros(())  # to add a number copies nothing to the device, to convert it does
     counts = torch.stack([zero + term.count for term in terms.values()]).detach().float()
+    counts = sum_over_parts("loss counts", counts)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(counts)
         counts = counts / comm.get_world_size()

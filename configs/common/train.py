@@ -13,9 +13,13 @@ train = dict(
     clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     ema=dict(enabled=False, decay=0.9999),  # averaged weights, for evaluation
-    # periods count iterations
+    accumulate=1,  # parts that a batch is cut into, so that it needs the memory of one
+    reference_batch_size=None,  # 16: the learning rate is meant for 16 images, and scaled to more
+    freeze=[],  # parts that are not trained, by name: ["backbone", "encoder"]
+    # periods count iterations; 0 means never
     log_period=50,
     eval_period=5000,
     checkpointer=dict(period=5000, max_to_keep=5),
     best_checkpoint=dict(enabled=True, metric="bbox/AP", mode="max"),  # model_best.pth
+    early_stop=dict(patience=0),  # evaluations without a better best_checkpoint.metric; 0: never
 )

@@ -15,6 +15,7 @@ from co_detr.ops.boxes import inverse_sigmoid, to_normalized_cxcywh
 
 from ..assignment import GroundTruth
 from ..aux_heads.base import AuxOutput
+from ..whole_batch import max_over_parts
 from .group import FixedTargets, QueryGroup
 from .learned import BoxEncoding
 
@@ -84,6 +85,7 @@ class CustomizedQueries(nn.Module):
         """
         # The number of queries is a shape, so it has to reach the host: one copy for all heads.
         most = torch.stack([self._most_positives(aux[head].samples) for head in self.heads])
+        most = max_over_parts("customized queries", most)
         return [
             self._group(index, head, aux[head].samples, ground_truth.scale, count)
             for index, (head, count) in enumerate(zip(self.heads, most.tolist()))

@@ -18,6 +18,7 @@ from ..assignment import GroundTruth
 from ..aux_heads.base import AuxOutput
 from ..transformer.encoder import EncoderMemory
 from ..transformer.proposals import Proposals
+from ..whole_batch import all_classes
 from .group import FixedTargets, QueryGroup
 
 
@@ -83,11 +84,11 @@ class DenoisingQueries(nn.Module):
         """
         classes = pad_sequence(ground_truth.classes, batch_first=True, padding_value=-1)
         boxes = pad_sequence(ground_truth.boxes, batch_first=True)
-        no_objects = classes.shape[1] == 0
-        if no_objects:
-            classes = nn.functional.pad(classes, (0, 1), value=-1)
-            boxes = nn.functional.pad(boxes, (0, 0, 0, 1))
-        N, G = classes.shape
+        most = max(map(len, all_classes(ground_truth.classes)))
+        no_objects = most == 0
+        N, G = len(classes), max(most, 1)
+        classes = nn.functional.pad(classes, (0, G - classes.shape[1]), value=-1)
+        boxes = nn.functional.pad(boxes, (0, 0, 0, G - boxes.shape[1]))
         B = self.num_blocks or max(1, self.num_queries // G)
 
         # axes from here on: image, block, lightly / heavily disturbed, object

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -96,7 +97,10 @@ class IterationTimer(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Lets event writers write every `period` iterations, after the last one, and at the end."""
+    """Lets event writers write every `period` iterations, after the last one, and at the end.
+
+    A period of 0 is never.
+    """
 
     def __init__(self, writers: list[EventWriter], period: int = 20):
         for writer in writers:
@@ -106,7 +110,8 @@ class PeriodicWriter(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self._period == 0 or done == self.trainer.max_iter:
+        due = self._period > 0 and done % self._period == 0
+        if due or done == self.trainer.max_iter:
             for writer in self._writers:
                 writer.write()
 
@@ -118,10 +123,15 @@ class PeriodicWriter(HookBase):
 
 
 class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
-    """Saves model_<iteration> every period and model_final at the end (see fvcore's class)."""
+    """Saves model_<iteration> every period and model_final at the end (see fvcore's class).
+
+    A period of 0 saves at the end alone.
+    """
 
     def before_train(self) -> None:
         self.max_iter = self.trainer.max_iter
+        if self.period <= 0:
+            self.period = sys.maxsize
 
     def after_step(self) -> None:
         self.step(self.trainer.iter)
