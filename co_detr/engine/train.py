@@ -33,12 +33,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import co_detr
 from co_detr.data.dataset import check_files, check_registered
 
+from . import signals
 from .build import without_pretrained
 from .checkpoint import WholeFileCheckpointer
-from .files import whole_file
+from .files import naming_full_disk, whole_file
 from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from
+from .interruption import StopOnSignal, UnlessAsked, UntilAsked
 from .overrides import new_keys
-from .printer import GroupedMetricPrinter
+from .printer import FileWriter, GroupedMetricPrinter
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -55,9 +57,14 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The results of the (last) evaluation, {} without an evaluator and on ranks but the first.
     """
-    cfg = setup(args)
-    if not args.eval_only:
-        return do_train(args, cfg)
+    with signals.handled():
+        cfg = setup(args)
+        with naming_full_disk(cfg.train.output_dir):
+            return evaluate_only(cfg) if args.eval_only else do_train(args, cfg)
+
+
+def evaluate_only(cfg: DictConfig) -> dict[str, Any]:
+    """Evaluate the weights of `train.init_checkpoint`; returns results as `do_test` does."""
     weights_follow = bool(cfg.train.init_checkpoint)
     if not weights_follow:
         logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
@@ -94,7 +101,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
     for warning in warnings:
         logger.warning(warning)
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
-    default_setup(cfg, args)
+    with naming_full_disk(output_dir):
+        default_setup(cfg, args)
     amp_dtype(cfg)
     for split in ("test",) if args.eval_only else ("train", "test"):
         names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names", default=())
@@ -150,9 +158,9 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     if cfg.dataloader.get("evaluator") is None:
         logger.info("dataloader.evaluator is not set: nothing is evaluated")
         return {}
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    loader = signals.shield_workers(instantiate(cfg.dataloader.test))
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, UntilAsked(loader), UnlessAsked(evaluator))
     if comm.is_main_process():
         print_csv_format(results)
     return results
@@ -166,7 +174,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     what model_best.pth and model_final_ema.pth hold.
 
     A resumed run continues exactly where the last checkpoint was written: weights, optimizer,
-    schedule, random numbers and order of the data.
+    schedule, random numbers and order of the data. A signal that asks the process to end is obeyed
+    after the step, with a checkpoint; evaluation is cut short (see `signals`).
 
     Args:
         args: only `resume` is read.
@@ -174,6 +183,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
 
     Returns:
         The results of the last evaluation, as `do_test` returns them.
+
+    Raises:
+        Interrupted: by a signal.
     """
     weights_follow = args.resume and os.path.isfile(
         os.path.join(cfg.train.output_dir, "last_checkpoint")
@@ -215,17 +227,19 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
             forget_metrics_from(os.path.join(cfg.train.output_dir, "metrics.json"), start_iter)
     if comm.is_main_process():
         # last, so that they see what other hooks log; and only now, as they open their files
+        metrics = os.path.join(cfg.train.output_dir, "metrics.json")
         writers = [
             GroupedMetricPrinter(cfg.train.max_iter),
-            JSONWriter(os.path.join(cfg.train.output_dir, "metrics.json")),
+            FileWriter(JSONWriter(metrics), metrics),
             TensorboardXWriter(cfg.train.output_dir),
         ]
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
-    trainer.data_loader = build_train_loader(cfg, start_iter)
-    trainer.train(start_iter, cfg.train.max_iter)
-    if ema is not None:
-        final = WholeFileCheckpointer(ema.module, cfg.train.output_dir, resumable=False)
-        final.save("model_final_ema")
+    trainer.data_loader = signals.shield_workers(build_train_loader(cfg, start_iter))
+    with signals.postponed():
+        trainer.train(start_iter, cfg.train.max_iter)
+        if ema is not None:
+            final = WholeFileCheckpointer(ema.module, cfg.train.output_dir, resumable=False)
+            final.save("model_final_ema")
     return results
 
 
@@ -257,8 +271,9 @@ def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:
     """The model for training on several ranks, by `train.ddp`; in a single process as it is."""
     options = dict(cfg.train.get("ddp") or {})
     options.setdefault("find_unused_parameters", False)
-    if torch.device(cfg.train.device).type == "cpu":
-        options["device_ids"] = None
+    # the current device, as a scheduler may show each process a single one, whatever its rank
+    on_cuda = torch.device(cfg.train.device).type == "cuda"
+    options["device_ids"] = [torch.cuda.current_device()] if on_cuda else None
     return create_ddp_model(model, **options)
 
 
@@ -300,9 +315,12 @@ def build_hooks(
     train = cfg.train
     built = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
     # saved before evaluation: whatever happens there, the training so far is safe
+    saver = None
     if comm.is_main_process():
-        built.append(PeriodicCheckpointer(checkpointer, **train.checkpointer))
-    built.append(hooks.EvalHook(train.eval_period, evaluate))
+        saver = PeriodicCheckpointer(checkpointer, **train.checkpointer)
+        built.append(saver)
+    stop = StopOnSignal(checkpointer, saver)
+    built += [stop, hooks.EvalHook(train.eval_period, stop.unless_asked(evaluate))]
     if comm.is_main_process():
         best = train.get("best_checkpoint")
         if best and best.enabled and cfg.dataloader.get("evaluator") is not None:

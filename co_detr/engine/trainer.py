@@ -14,7 +14,11 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 
+from . import signals
+
 logger = logging.getLogger(__name__)
+
+_SIGNAL = "signal"  # among the scalars of a step, the signal that asks this rank to end, or 0
 
 
 class Trainer(SimpleTrainer):
@@ -34,6 +38,10 @@ class Trainer(SimpleTrainer):
         clip_grad: arguments of `torch.nn.utils.clip_grad_norm_`, e.g. max_norm; None does not clip.
         amp_dtype: precision of the forward pass: torch.bfloat16, or torch.float16, then the loss is
             scaled; None for full precision.
+
+    Attributes:
+        stop_agreed: whether a signal had asked any rank to end when it finished its last step; the
+            same on all ranks. Nothing follows from it here, see `StopOnSignal`.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class Trainer(SimpleTrainer):
             self._device_type, enabled=amp_dtype is torch.float16
         )
         self._batches: Iterator[Any] | None = None
+        self.stop_agreed = False
 
     def run_step(self) -> None:
         if not self.model.training:
@@ -94,7 +103,9 @@ class Trainer(SimpleTrainer):
 
     def _log(self, scalars: Mapping[str, Tensor], data_time: float) -> None:
         """Log scalars, averaged over the ranks; refuse losses that are not finite."""
-        values = self._averaged(scalars)
+        # travels along, so that all ranks learn in the same step that one of them is to end
+        values = self._averaged({**scalars, _SIGNAL: torch.tensor(float(signals.received()))})
+        self.stop_agreed = values.pop(_SIGNAL) > 0
         broken = {k: v for k, v in values.items() if is_loss(k) and not math.isfinite(v)}
         if broken:
             # the total only says that some loss is broken
