@@ -151,6 +151,7 @@ class _Listener:
         self.postponing = False
         self.acted = False
         self._launcher = launcher
+        self._same_wish = SAME_WISH_LAUNCHED if launcher else SAME_WISH
         self._before: dict[int, Any] = {}
         for signum in CAUGHT:
             handler = signal.getsignal(signum)
@@ -188,8 +189,7 @@ class _Listener:
             raise Interrupted(signum, "ended outside of training, where there is nothing to save")
 
     def _watch(self) -> None:
-        first = None  # when the first signal came
-        pause = SAME_WISH_LAUNCHED if self._launcher else SAME_WISH
+        first = None
         while True:
             came = b""
             if select.select([self._inbox], [], [], POLL)[0]:
@@ -200,19 +200,22 @@ class _Listener:
                 if signum not in came:
                     continue
                 if first is None:
-                    first = time.monotonic()
+                    first, since = signum, time.monotonic()
                     self._announce(signum)
-                elif time.monotonic() - first > pause:
+                elif time.monotonic() - since > self._same_wish:
                     _end_at_once(signum, "again")
             if first is None:
-                if self._launcher and os.getppid() != self._launcher:
-                    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
-            elif not (self.postponing or self.acted) and time.monotonic() - first > UNHEARD:
-                _end_at_once(self.signum or signal.SIGTERM, "unheard")
+                self._check_launcher()
+            elif not (self.postponing or self.acted) and time.monotonic() - since > UNHEARD:
+                _end_at_once(first, "unheard")
 
     def _announce(self, signum: int) -> None:
         if self.postponing and comm.is_main_process():
             _tell(f"{signal.Signals(signum).name}: stops after this step; again: at once")
+
+    def _check_launcher(self) -> None:
+        if self._launcher and os.getppid() != self._launcher:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
 
 _listener: _Listener | None = None

@@ -22,7 +22,9 @@ CO_DETR = str(HERE / "co_detr_config.py")
 def arguments(output_dir, *overrides, config=TOY, resume=False, eval_only=False):
     flags = ["--resume"] * resume + ["--eval-only"] * eval_only
     words = ["--config-file", config, *flags, f"train.output_dir={output_dir}", *overrides]
-    return default_argument_parser().parse_args(words)
+    args = default_argument_parser().parse_args(words)
+    args.dist_url = "auto"
+    return args
 
 
 def in_a_process(args):
@@ -79,20 +81,12 @@ def assert_same_run(folder, whole):
 
 
 def command(output_dir, *words, config=TOY, starter=()):
-    """Run the training script, by itself or by `python <starter>`; returns the ended process."""
-    process = started(output_dir, *words, config=config, starter=starter)
-    out, err = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def started(output_dir, *words, config=TOY, starter=()):
-    """Start the training script; returns the running process."""
+    """Run the training script, by itself or by `python <starter>`."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(TOOL.parents[1]))
     script = [sys.executable, *starter, str(TOOL), "--config-file", config]
-    return subprocess.Popen(
+    return subprocess.run(
         [*script, *words, f"train.output_dir={output_dir}"],
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )

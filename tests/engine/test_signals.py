@@ -1,11 +1,11 @@
 """Jobs that are asked to end: when, by what exit code, and that they continue as if not."""
 
-import contextlib
 import ctypes
 import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from jobs import (
@@ -14,7 +14,6 @@ from jobs import (
     in_a_process,
     in_two_processes,
     losses,
-    started,
 )
 
 from co_detr.engine import main, signals
@@ -125,36 +124,28 @@ def test_two_processes_cut_an_evaluation_short_together(tmp_path, whole_of_two):
 
 def is_alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
 def test_the_processes_of_a_launcher_end_with_it_and_save(tmp_path, whole_of_two):
-    two, launcher = ["--num-gpus", "2"], "model.signal_to=launcher"
-    first = started(tmp_path, *two, "model.signal_at=4", launcher)
-    _, errors = first.communicate()
-    assert first.returncode == 128 + TERM, errors
-    assert "Traceback" not in errors
+    args = arguments(tmp_path, "model.signal_at=4", "model.signal_to=launcher")
+    args.num_gpus = 2
+    assert in_a_process(args) == 128 + TERM
     stopped = max(losses(tmp_path))
     assert (tmp_path / "last_checkpoint").read_text() == f"model_{stopped:07d}.pth"
 
     # a kill leaves the launcher no time to pass anything on
-    killed = [f"model.signal_at={stopped + 2}", "model.signal_from=1", "model.signum=9", launcher]
-    second = started(tmp_path, "--resume", *two, *killed)
-    children = f"/proc/{second.pid}/task/{second.pid}/children"
-    pids = []
-    while second.poll() is None:
-        with contextlib.suppress(OSError), open(children) as file:
-            pids = file.read().split() or pids
-        time.sleep(0.05)
-    assert second.returncode == -signal.SIGKILL and len(pids) >= 2
+    args.opts += [f"model.signal_at={stopped + 2}", "model.signal_from=1", "model.signum=9"]
+    args.resume = True
+    assert in_a_process(args) == -signal.SIGKILL
+    pids = (tmp_path / "pids.txt").read_text().split()
+    assert len(set(pids)) == 4
     deadline = time.monotonic() + 60
     while any(is_alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "processes were left behind"
         time.sleep(0.05)
-    second.communicate()
     assert max(losses(tmp_path)) >= stopped + 2
     assert (tmp_path / "last_checkpoint").read_text() == f"model_{max(losses(tmp_path)):07d}.pth"
 

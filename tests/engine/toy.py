@@ -101,7 +101,8 @@ class Recorded(nn.Module):
         signum: of the signal.
         signal_from: the rank that sends it.
         signal_to: "self"; "group" for all processes of the group; "launcher" for the parent, then
-            the forward pass goes on when something has come back.
+            the forward pass goes on when something has come back. All ranks note their process ids
+            beside the log.
     """
 
     def __init__(
@@ -124,6 +125,10 @@ class Recorded(nn.Module):
         self.signal_from, self.signal_to = signal_from, signal_to
 
     def _send_signal(self):
+        if self.signal_to == "launcher":
+            with open(Path(self.log).with_name("pids.txt"), "a") as file:
+                file.write(f"{os.getpid()}\n")
+            comm.synchronize()
         if comm.get_rank() != self.signal_from:
             return
         if self.signal_to == "group":
