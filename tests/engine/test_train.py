@@ -273,7 +273,7 @@ def ranks_of(output_dir):
 
 
 def test_two_processes_train_co_detr_while_one_of_them_has_no_box(tmp_path):
-    job = command(tmp_path, "--num-gpus", "2", "--dist-url", "auto", config=CO_DETR)
+    job = command(tmp_path, "--num-gpus", "2", config=CO_DETR)
     assert job.returncode == 0, job.stderr
     pairs = list(ranks_of(tmp_path))
     assert len(pairs) == 6
