@@ -148,8 +148,9 @@ def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:
     """The model for training on several ranks, by `train.ddp`; in a single process as it is."""
     options = dict(cfg.train.get("ddp") or {})
     options.setdefault("find_unused_parameters", False)
-    if torch.device(cfg.train.device).type == "cpu":
-        options["device_ids"] = None
+    # the current device, as a scheduler may show each process a single one, whatever its rank
+    on_cuda = torch.device(cfg.train.device).type == "cuda"
+    options["device_ids"] = [torch.cuda.current_device()] if on_cuda else None
     return create_ddp_model(model, **options)
 
 

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from co_detr.checkpoint.loading import load_for_inference, load_for_training
@@ -41,10 +42,6 @@ class WholeFileCheckpointer(DetectionCheckpointer):
         self.resumable = resumable
         self._wanted: set[str] = set()
 
-    def save(self, name: str, **extra: Any) -> None:
-        names = getattr(self.model, CLASS_NAMES, None)
-        super().save(name, **({CLASS_NAMES: list(names)} if names else {}), **extra)
-
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """As there; raises what `read_checkpoint` and the two functions that load weights do."""
         if not path:
@@ -52,9 +49,15 @@ class WholeFileCheckpointer(DetectionCheckpointer):
         self._wanted = set(self.checkpointables if checkpointables is None else checkpointables)
         return super().load(str(local_path(path)), checkpointables)
 
+    # Saving is fvcore's: it opens all files by the path manager, whatever detectron2 does.
+
+    def save(self, name: str, **extra: Any) -> None:
+        names = getattr(self.model, CLASS_NAMES, None)
+        Checkpointer.save(self, name, **({CLASS_NAMES: list(names)} if names else {}), **extra)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if self.resumable:
-            super().tag_last_checkpoint(last_filename_basename)
+            Checkpointer.tag_last_checkpoint(self, last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(filename)

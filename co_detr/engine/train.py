@@ -33,15 +33,16 @@ from co_detr.checkpoint.reading import Checkpoint, check_readable, read_checkpoi
 from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
 
-from . import build, resuming
+from . import build, resuming, signals
 from .arguments import load_config
 from .build import amp_dtype
 from .checkpoint import WholeFileCheckpointer
 from .early_stop import EarlyStop, has_stopped, patience_of
-from .files import whole_file
+from .files import naming_full_disk, whole_file
 from .freezing import KeepFrozen, freeze
 from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from, or_never
-from .printer import GroupedMetricPrinter
+from .interruption import StopOnSignal, UnlessAsked, UntilAsked
+from .printer import FileWriter, GroupedMetricPrinter
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,10 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The results of the (last) evaluation, {} without an evaluator and on ranks but the first.
     """
-    cfg = setup(args)
-    return evaluate_only(args, cfg) if args.eval_only else do_train(args, cfg)
+    with signals.handled():
+        cfg = setup(args)
+        with naming_full_disk(cfg.train.output_dir):
+            return evaluate_only(args, cfg) if args.eval_only else do_train(args, cfg)
 
 
 def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
@@ -125,7 +128,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
         logger.warning(warning)
     settle_validation(cfg)
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
-    default_setup(cfg, args)
+    with naming_full_disk(output_dir):
+        default_setup(cfg, args)
     cfg.train.device = _device_there_is(cfg.train.device)
     amp_dtype(cfg)
     if not args.eval_only:
@@ -183,8 +187,9 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     """
     if cfg.dataloader.get("evaluator") is None:
         return {}
-    loader = instantiate(cfg.dataloader.test)
-    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    loader = signals.shield_workers(instantiate(cfg.dataloader.test))
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, UntilAsked(loader), UnlessAsked(evaluator))
     report_left_out(loader)
     if comm.is_main_process():
         print_csv_format(results)
@@ -199,7 +204,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     what model_best.pth and model_final_ema.pth hold.
 
     A resumed run continues exactly where the last checkpoint was written: weights, optimizer,
-    schedule, random numbers and order of the data.
+    schedule, random numbers and order of the data. A signal that asks the process to end is obeyed
+    after the step, with a checkpoint; evaluation is cut short (see `signals`).
 
     Args:
         args: only `resume` is read.
@@ -207,6 +213,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
 
     Returns:
         The results of the last evaluation, as `do_test` returns them.
+
+    Raises:
+        Interrupted: by a signal.
     """
     train = cfg.train
     resume = args.resume and last_checkpoint(train.output_dir) is not None
@@ -240,11 +249,12 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     if is_complete(cfg, start_iter):
         return results
     trainer.register_hooks(build_writers(cfg))
-    trainer.data_loader = build.build_train_loader(cfg, start_iter)
-    trainer.train(start_iter, train.max_iter)
-    if ema is not None:
-        final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)
-        final.save("model_final_ema")
+    trainer.data_loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
+    with signals.postponed():
+        trainer.train(start_iter, train.max_iter)
+        if ema is not None:
+            final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)
+            final.save("model_final_ema")
     return results
 
 
@@ -313,9 +323,12 @@ def build_hooks(
         built.append(hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model)))
     built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
     # saved before evaluation: whatever happens there, the training so far is safe
+    saver = None
     if comm.is_main_process():
-        built.append(PeriodicCheckpointer(checkpointer, **train.checkpointer))
-    built.append(hooks.EvalHook(eval_period, evaluate))
+        saver = PeriodicCheckpointer(checkpointer, **train.checkpointer)
+        built.append(saver)
+    stop = StopOnSignal(checkpointer, saver)
+    built += [stop, hooks.EvalHook(eval_period, stop.unless_asked(evaluate))]
     if comm.is_main_process():
         if best and best.enabled and cfg.dataloader.get("evaluator") is not None:
             evaluated = model if ema is None else ema.module
@@ -333,9 +346,10 @@ def build_writers(cfg: DictConfig) -> list[HookBase]:
     if not comm.is_main_process():
         return []
     train = cfg.train
+    metrics = os.path.join(train.output_dir, "metrics.json")
     writers = [
         GroupedMetricPrinter(train.max_iter),
-        JSONWriter(os.path.join(train.output_dir, "metrics.json")),
+        FileWriter(JSONWriter(metrics), metrics),
         TensorboardXWriter(train.output_dir),
     ]
     return [hooks.PeriodicWriter(writers, period=or_never(train.log_period))]
