@@ -14,12 +14,12 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from co_detr.checkpoint.matching import UnfittingCheckpointError, compare, first_of
+
 from .build import total_batch_size
 from .checkpoint import WholeFileCheckpointer
 
 logger = logging.getLogger(__name__)
-
-_SHOWN = 5  # names of each kind in a message
 
 
 def check_output_dir(folder: str, *, resume: bool) -> None:
@@ -52,7 +52,7 @@ def _obstacle(folder: str, resume: bool) -> OSError | None:
     if not found:
         return None
     return FileExistsError(
-        f"train.output_dir={folder} holds another run ({_first(found)}): continue it "
+        f"train.output_dir={folder} holds another run ({first_of(found)}): continue it "
         "with --resume, or give the new run a folder of its own, train.output_dir=..."
     )
 
@@ -91,7 +91,7 @@ def explain_changes(
         init_checkpoint: `train.init_checkpoint`, which a resumed run does not load.
 
     Raises:
-        ValueError: the checkpoint is of another model.
+        UnfittingCheckpointError: the checkpoint is of another model.
     """
     path = checkpointer.get_checkpoint_file()
     try:
@@ -116,32 +116,15 @@ def explain_changes(
 
 
 def check_architecture(tensors: Mapping[str, Tensor], model: nn.Module, path: str) -> None:
-    """Raise ValueError unless tensors have the names and shapes of a model's."""
-    own = model.state_dict()
-    shapes = [
-        f"{name} {tuple(tensors[name].shape)}, now {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    problems = (
-        ("of another shape", shapes),
-        ("missing in it", [name for name in own if name not in tensors]),
-        ("not in the model", [name for name in tensors if name not in own]),
-    )
-    if any(names for _, names in problems):
-        found = "; ".join(
-            f"{len(names)} tensors {what}: {_first(names)}" for what, names in problems if names
+    """Raise UnfittingCheckpointError unless tensors have the names and shapes of a model's."""
+    # values are for whoever loads them
+    comparison = compare({n: t.to("meta") for n, t in tensors.items()}, model, path)
+    if not comparison.fits or comparison.unexpected:
+        raise UnfittingCheckpointError(
+            f"{path} is of another model and cannot be resumed. Resume with the config of that "
+            "run; or start a new one from its weights, with another train.output_dir and "
+            f"train.init_checkpoint={path}\n{comparison.describe()}"
         )
-        raise ValueError(
-            f"{path} is of another model and cannot be resumed ({found}). Resume with the config "
-            "of that run; or start a new one from its weights, with another train.output_dir and "
-            f"train.init_checkpoint={path}"
-        )
-
-
-def _first(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _changed(name: str, before: Any, now: Any) -> str:
@@ -201,10 +184,10 @@ def fit_optimizer_state(
     if new := sorted(now - index.keys()):
         logger.warning(
             f"{len(new)} parameters were not trained before and start without optimizer state: "
-            f"{_first(new)}"
+            f"{first_of(new)}"
         )
     if gone := sorted(index.keys() - now):
-        logger.warning(f"{len(gone)} parameters are not trained from here on: {_first(gone)}")
+        logger.warning(f"{len(gone)} parameters are not trained from here on: {first_of(gone)}")
     _log_settings(saved, saved_names, state, names)
     return state
 
