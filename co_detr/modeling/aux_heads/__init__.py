@@ -5,6 +5,7 @@ from .base import AuxHead, AuxOutput
 from .dense import DenseHead
 from .rcnn import BoxHead, FasterRCNNHead
 from .rpn import RPN
+from .truth import PaddedTruth
 
 __all__ = [
     "ATSSHead",
@@ -13,6 +14,7 @@ __all__ = [
     "BoxHead",
     "DenseHead",
     "FasterRCNNHead",
+    "PaddedTruth",
     "RPN",
     "atss_match",
 ]
