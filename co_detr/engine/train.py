@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
     model.to(cfg.train.device)
     if weights is not None:
-        load_for_inference(model, weights, args.config_file)
+        load_for_inference(model, weights, args.config_file, classes_of_config(cfg, "test"))
     return do_test(cfg, model)
 
 

@@ -16,6 +16,8 @@ from detectron2.config import LazyConfig
 from detectron2.engine import default_argument_parser
 
 import co_detr
+from co_detr.checkpoint.matching import UnfittingCheckpointError
+from co_detr.checkpoint.reading import DamagedCheckpointError
 from co_detr.engine import main
 from co_detr.engine.overrides import new_keys
 
@@ -255,6 +257,24 @@ def test_a_missing_dataset_is_reported_before_anything_is_built(tmp_path, monkey
             )
         )
     assert not (tmp_path / "out" / "losses.txt").exists()
+
+
+def test_weights_that_do_not_fit_are_not_evaluated(tmp_path, whole):
+    state = torch.load(whole / "model_final.pth", weights_only=True)["model"]
+    del state["model.layers.3.bias"]
+    torch.save({"model": state}, tmp_path / "lacking.pth")
+    weights = f"train.init_checkpoint={tmp_path / 'lacking.pth'}"
+    with pytest.raises(UnfittingCheckpointError, match=r"it \(1\): model\.layers\.3\.bias"):
+        main(arguments(tmp_path / "out", weights, eval_only=True))
+    main(arguments(tmp_path / "out", weights, "train.max_iter=1"))  # but trained further
+
+
+def test_damaged_weights_are_found_before_anything_is_built(tmp_path):
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04" + bytes(9))
+    weights = f"train.init_checkpoint={tmp_path / 'cut.pth'}"
+    for eval_only in (False, True):
+        with pytest.raises(DamagedCheckpointError, match="cut off"):
+            main(arguments(tmp_path / "out", weights, "model=null", eval_only=eval_only))
 
 
 def test_no_config_object_gets_into_a_checkpoint(whole):
