@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from omegaconf import OmegaConf
 
-import co_detr  # noqa: F401  makes detectron2 importable
-from co_detr.checkpoint.class_names import known_by_number, read_names, same
+from co_detr.checkpoint.class_names import classes_of_config, known_by_number, read_names, same
 
 WANTED = ["person", "traffic light", "dog"]
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 1, "name": "person"}]
@@ -86,3 +88,34 @@ def test_eighty_classes_are_those_of_coco():
     names = known_by_number(80)
     assert (names[0], names[56], names[79]) == ("person", "chair", "toothbrush")
     assert known_by_number(7) is None
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Registers an annotation file with given content under the name it yields."""
+    file = tmp_path / "instances.json"
+    register_coco_instances("named_pictures", {}, str(file), str(tmp_path))
+    yield file
+    DatasetCatalog.remove("named_pictures")
+    MetadataCatalog.remove("named_pictures")
+
+
+def test_classes_of_a_config_are_those_of_its_annotation_file(dataset):
+    cfg = OmegaConf.create({"dataloader": {"train": {"dataset": {"names": "named_pictures"}}}})
+    assert classes_of_config(cfg) is None  # there is no file yet
+    dataset.write_text(json.dumps({"categories": CATEGORIES}))
+    assert classes_of_config(cfg) == ("person", "traffic light", "dog")
+    assert classes_of_config(cfg, "test") is None
+    dataset.write_text("not json")  # the check of the dataset says so
+    assert classes_of_config(cfg) is None
+    MetadataCatalog.get("named_pictures").thing_classes = ["a", "b"]
+    assert classes_of_config(cfg) == ("a", "b")
+
+
+def test_classes_of_lvis_are_called_by_their_first_synonym(dataset):
+    MetadataCatalog.remove("named_pictures")
+    MetadataCatalog.get("named_pictures").set(json_file=str(dataset), evaluator_type="lvis")
+    categories = [{"id": 1, "name": "baby_buggy", "synonyms": ["baby_buggy_(a)", "pram"]}]
+    dataset.write_text(json.dumps({"categories": categories}))
+    cfg = OmegaConf.create({"dataloader": {"train": {"dataset": {"names": ["named_pictures"]}}}})
+    assert classes_of_config(cfg) == ("baby_buggy_(a)",)

@@ -188,6 +188,12 @@ def test_a_folder_says_what_is_in_it(tmp_path):
         read_checkpoint(tmp_path / "model_finale.pth")
 
 
+def test_the_heuristics_of_detectron2_need_not_be_asked_for(tmp_path):
+    torch.save(STATE, tmp_path / "file.pth")
+    found = read_tensors(f"{tmp_path}/file.pth?matching_heuristics=True")
+    assert found.keys() == STATE.keys()
+
+
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     torch.save(STATE, tmp_path / "file.pth")

@@ -309,6 +309,13 @@ def test_averaged_weights_start_as_the_first_ones_and_follow_by_the_decay(tmp_pa
         assert torch.equal(load(tmp_path / name)["model"]["model.layers.0.weight"], average), name
 
 
+def test_all_checkpoints_carry_the_names_of_the_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr("co_detr.engine.train.classes_of_config", lambda cfg: ("cat", "dog"))
+    main(arguments(tmp_path, *EMA, "train.max_iter=1"))
+    for name in ("model_final.pth", "model_final_ema.pth", "model_best.pth"):
+        assert load(tmp_path / name)["class_names"] == ["cat", "dog"], name
+
+
 def test_averaged_weights_survive_an_interruption(tmp_path, whole):
     main(arguments(tmp_path / "whole", *EMA))
     in_a_process(arguments(tmp_path / "cut", *EMA, "model.kill_at=7"))
