@@ -76,7 +76,7 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     weights = weights_to_evaluate(args, cfg)
     model = build.build_model(cfg, weights_follow=weights is not None)
     if weights is not None:
-        load_for_inference(model, weights, args.config_file)
+        load_for_inference(model, weights, args.config_file, classes_of_config(cfg, "test"))
     return do_test(cfg, model)
 
 
