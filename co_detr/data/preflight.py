@@ -21,6 +21,7 @@ from .dataset import (
     check_same_classes,
     load_dataset,
     read_dataset,
+    trainable,
 )
 from .pictures import UnreadablePicture, picture_size
 
@@ -154,15 +155,19 @@ def check_picture_sizes(records: Sequence[dict], name: str, sample: int = SAMPLE
 
 
 def _check_content(datasets: Sequence[DictConfig]) -> None:
-    num_classes = {name: node.get("num_classes") for node in datasets for name in _names(node)}
-    first = next(iter(num_classes), None)
-    for name in num_classes:
-        records = read_dataset(name)
-        # before their number, which differs where classes are missing
-        check_same_classes(first, name)
-        check_num_classes(name, num_classes[name])
-        check_pictures_exist(records, name)
-        check_picture_sizes(records, name)
+    names = [name for node in datasets for name in _names(node)]
+    for node in datasets:
+        together = []
+        for name in _names(node):
+            records = read_dataset(name)
+            # before their number, which differs where classes are missing
+            check_same_classes(names[0], name)
+            check_num_classes(name, node.get("num_classes"))
+            check_pictures_exist(records, name)
+            check_picture_sizes(records, name)
+            together += records
+        if node.get("is_train", True):
+            trainable(together, ", ".join(_names(node)), masks=node.get("masks", False))
 
 
 def _names(dataset: Any) -> list[str]:
