@@ -32,8 +32,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from torch import nn
 
 from co_detr.data.augmentation import RandomChoice
-from co_detr.engine.build import without_pretrained
-from co_detr.engine.build import build_optimizer, build_train_loader, clip_grad_params
+from co_detr.engine.build import (
+    build_optimizer,
+    build_train_loader,
+    clip_grad_params,
+    without_pretrained,
+)
 
 logger = logging.getLogger(__name__)
 
