@@ -153,8 +153,9 @@ def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
         # what newer versions of PyTorch call it
         options["forward_sync_buffers"] = options.pop("broadcast_buffers", True)
-    if torch.device(cfg.train.device).type == "cpu":
-        options["device_ids"] = None
+    # the current device, as a scheduler may show each process a single one, whatever its rank
+    on_cuda = torch.device(cfg.train.device).type == "cuda"
+    options["device_ids"] = [torch.cuda.current_device()] if on_cuda else None
     return create_ddp_model(model, **options)
 
 

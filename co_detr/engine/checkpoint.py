@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import Checkpointer
 from safetensors.torch import load_file
 from torch import nn
 
@@ -34,9 +35,14 @@ class WholeFileCheckpointer(DetectionCheckpointer):
         self.path_manager = _WholeFiles(self.path_manager)
         self.resumable = resumable
 
+    # Saving is fvcore's: it opens all files by the path manager, whatever detectron2 does.
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        Checkpointer.save(self, name, **kwargs)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if self.resumable:
-            super().tag_last_checkpoint(last_filename_basename)
+            Checkpointer.tag_last_checkpoint(self, last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".safetensors"):

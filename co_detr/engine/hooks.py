@@ -12,7 +12,7 @@ import torch
 from detectron2.engine import HookBase, hooks
 
 from .checkpoint import WholeFileCheckpointer
-from .files import whole_file
+from .files import remove_partial_files, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,18 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
             for match in own
             if int(match[1]) < self.trainer.start_iter
         ]
+        remove_partial_files(folder, ".pth")
+
+    def save_now(self, iteration: int) -> None:
+        """Save the state after an iteration outside of the schedule, unless that was just done."""
+        name = f"{self.file_prefix}_{iteration:07d}"
+        path = os.path.join(self.checkpointer.save_dir, f"{name}.pth")
+        if self.checkpointer.get_checkpoint_file() == path:
+            return
+        self.checkpointer.save(name, iteration=iteration)
+        self.recent_checkpoints.append(path)
+        while self.max_to_keep is not None and len(self.recent_checkpoints) > self.max_to_keep:
+            os.remove(self.recent_checkpoints.pop(0))
 
 
 class BestCheckpointer(HookBase):

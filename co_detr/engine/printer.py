@@ -1,10 +1,12 @@
-"""Progress on the console, one short line for a model with dozens of losses."""
+"""Progress on the console, one short line for a model with dozens of losses; and in files."""
 
 import datetime
 import logging
 
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+
+from .files import naming_full_disk
 
 logger = logging.getLogger(__name__)
 
@@ -51,3 +53,24 @@ class GroupedMetricPrinter(EventWriter):
         if torch.cuda.is_available():
             parts.append(f"memory: {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
         return parts
+
+
+class FileWriter(EventWriter):
+    """A writer whose errors name its file when the disk is full.
+
+    Args:
+        writer: does the work.
+        path: of its file.
+    """
+
+    def __init__(self, writer: EventWriter, path: str):
+        self._writer = writer
+        self._path = path
+
+    def write(self) -> None:
+        with naming_full_disk(self._path):
+            self._writer.write()
+
+    def close(self) -> None:
+        with naming_full_disk(self._path):
+            self._writer.close()

@@ -28,15 +28,16 @@ from torch.optim.swa_utils import AveragedModel
 import co_detr
 from co_detr.data.dataset import check_files, check_registered
 
-from . import build, resuming
+from . import build, resuming, signals
 from .arguments import load_config
 from .build import amp_dtype
 from .checkpoint import WholeFileCheckpointer
 from .early_stop import EarlyStop, has_stopped, patience_of
-from .files import whole_file
+from .files import naming_full_disk, whole_file
 from .freezing import KeepFrozen, freeze
 from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from, or_never
-from .printer import GroupedMetricPrinter
+from .interruption import StopOnSignal, UnlessAsked, UntilAsked
+from .printer import FileWriter, GroupedMetricPrinter
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,10 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The results of the (last) evaluation, {} without an evaluator and on ranks but the first.
     """
-    cfg = setup(args)
-    return evaluate_only(args, cfg) if args.eval_only else do_train(args, cfg)
+    with signals.handled():
+        cfg = setup(args)
+        with naming_full_disk(cfg.train.output_dir):
+            return evaluate_only(args, cfg) if args.eval_only else do_train(args, cfg)
 
 
 def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
@@ -110,7 +113,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
     for warning in warnings:
         logger.warning(warning)
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
-    default_setup(cfg, args)
+    with naming_full_disk(output_dir):
+        default_setup(cfg, args)
     cfg.train.device = _device_there_is(cfg.train.device)
     amp_dtype(cfg)
     if not args.eval_only:
@@ -167,9 +171,9 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     if cfg.dataloader.get("evaluator") is None:
         logger.info("dataloader.evaluator is not set: nothing is evaluated")
         return {}
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    loader = signals.shield_workers(instantiate(cfg.dataloader.test))
+    evaluator = instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, UntilAsked(loader), UnlessAsked(evaluator))
     if comm.is_main_process():
         print_csv_format(results)
     return results
@@ -183,7 +187,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     what model_best.pth and model_final_ema.pth hold.
 
     A resumed run continues exactly where the last checkpoint was written: weights, optimizer,
-    schedule, random numbers and order of the data.
+    schedule, random numbers and order of the data. A signal that asks the process to end is obeyed
+    after the step, with a checkpoint; evaluation is cut short (see `signals`).
 
     Args:
         args: only `resume` is read.
@@ -191,6 +196,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
 
     Returns:
         The results of the last evaluation, as `do_test` returns them.
+
+    Raises:
+        Interrupted: by a signal.
     """
     train = cfg.train
     resume = args.resume and has_checkpoint(train.output_dir)
@@ -223,11 +231,12 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     if is_complete(cfg, start_iter):
         return results
     trainer.register_hooks(build_writers(cfg))
-    trainer.data_loader = build.build_train_loader(cfg, start_iter)
-    trainer.train(start_iter, train.max_iter)
-    if ema is not None:
-        final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)
-        final.save("model_final_ema")
+    trainer.data_loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
+    with signals.postponed():
+        trainer.train(start_iter, train.max_iter)
+        if ema is not None:
+            final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)
+            final.save("model_final_ema")
     return results
 
 
@@ -296,9 +305,12 @@ def build_hooks(
         built.append(hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model)))
     built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
     # saved before evaluation: whatever happens there, the training so far is safe
+    saver = None
     if comm.is_main_process():
-        built.append(PeriodicCheckpointer(checkpointer, **train.checkpointer))
-    built.append(hooks.EvalHook(eval_period, evaluate))
+        saver = PeriodicCheckpointer(checkpointer, **train.checkpointer)
+        built.append(saver)
+    stop = StopOnSignal(checkpointer, saver)
+    built += [stop, hooks.EvalHook(eval_period, stop.unless_asked(evaluate))]
     if comm.is_main_process():
         if best and best.enabled and cfg.dataloader.get("evaluator") is not None:
             evaluated = model if ema is None else ema.module
@@ -316,9 +328,10 @@ def build_writers(cfg: DictConfig) -> list[HookBase]:
     if not comm.is_main_process():
         return []
     train = cfg.train
+    metrics = os.path.join(train.output_dir, "metrics.json")
     writers = [
         GroupedMetricPrinter(train.max_iter),
-        JSONWriter(os.path.join(train.output_dir, "metrics.json")),
+        FileWriter(JSONWriter(metrics), metrics),
         TensorboardXWriter(train.output_dir),
     ]
     return [hooks.PeriodicWriter(writers, period=or_never(train.log_period))]

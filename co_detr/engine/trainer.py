@@ -19,11 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from co_detr.modeling.whole_batch import WholeBatch, asks_for_whole_batch
 
+from . import signals
 from .accumulation import communicating, split
 from .early_stop import StopTraining
 from .optimizer_state import fit_optimizer_state, named_state
 
 logger = logging.getLogger(__name__)
+
+_SIGNAL = "signal"  # among the scalars of a step, the signal that asks this rank to end, or 0
 
 
 class Trainer(SimpleTrainer):
@@ -45,6 +48,10 @@ class Trainer(SimpleTrainer):
             scaled; None for full precision.
         accumulate: parts that each batch goes through the model in, see `accumulation`.
         facts: plain values about the run that belong into its checkpoints, see `resuming`.
+
+    Attributes:
+        stop_agreed: whether a signal had asked any rank to end when it finished its last step; the
+            same on all ranks. Nothing follows from it here, see `StopOnSignal`.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Trainer(SimpleTrainer):
             self._device_type, enabled=amp_dtype is torch.float16
         )
         self._batches: Iterator[Any] | None = None
+        self.stop_agreed = False
         self._asks_for_whole_batch = asks_for_whole_batch(model)
 
     def train(self, start_iter: int, max_iter: int) -> None:
@@ -153,7 +161,9 @@ class Trainer(SimpleTrainer):
 
     def _log(self, scalars: Mapping[str, Tensor], data_time: float) -> None:
         """Log scalars, averaged over the ranks; refuse losses that are not finite."""
-        values = self._averaged(scalars)
+        # travels along, so that all ranks learn in the same step that one of them is to end
+        values = self._averaged({**scalars, _SIGNAL: torch.tensor(float(signals.received()))})
+        self.stop_agreed = values.pop(_SIGNAL) > 0
         broken = {k: v for k, v in values.items() if is_loss(k) and not math.isfinite(v)}
         if broken:
             # the total only says that some loss is broken

@@ -1,68 +1,17 @@
 """Jobs from the config to the files they leave: interrupted, resumed, evaluated, distributed."""
 
 import json
-import logging
 import math
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from detectron2.config import LazyConfig
-from detectron2.engine import default_argument_parser
+from jobs import CO_DETR, TOY, arguments, assert_same_run, command, in_a_process, losses
 
 import co_detr
 from co_detr.engine import main
 from co_detr.engine.overrides import new_keys
-
-HERE = Path(__file__).parent
-TOOL = HERE.parents[1] / "tools" / "lazyconfig_train_net.py"
-TOY = str(HERE / "toy_config.py")
-CO_DETR = str(HERE / "co_detr_config.py")
-
-
-def arguments(output_dir, *overrides, config=TOY, resume=False, eval_only=False):
-    flags = ["--resume"] * resume + ["--eval-only"] * eval_only
-    words = ["--config-file", config, *flags, f"train.output_dir={output_dir}", *overrides]
-    return default_argument_parser().parse_args(words)
-
-
-@pytest.fixture(autouse=True)
-def restored_loggers():
-    """Every job adds its log file to the loggers."""
-    loggers = [logging.getLogger(name) for name in ("co_detr", "detectron2", "fvcore")]
-    before = [(log, log.level, log.propagate, list(log.handlers)) for log in loggers]
-    yield
-    for log, level, propagate, handlers in before:
-        log.setLevel(level)
-        log.propagate = propagate
-        log.handlers[:] = handlers
-
-
-def _child(args):
-    torch.set_num_threads(1)
-    main(args)
-
-
-def in_a_process(args):
-    """Run a job in a process of its own; returns its exit code."""
-    process = mp.get_context("fork").Process(target=_child, args=(args,))
-    process.start()
-    process.join()
-    return process.exitcode
-
-
-def losses(output_dir):
-    """{iteration: set of all lines "rank images boxes loss weight" it wrote}, to the last bit."""
-    seen = {}
-    for line in (Path(output_dir) / "losses.txt").read_text().splitlines():
-        iteration, rest = line.split(" ", 1)
-        seen.setdefault(int(iteration), set()).add(rest)
-    return seen
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +20,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert in_a_process(arguments(folder)) == 0
     return folder
-
-
-def assert_same_run(folder, whole):
-    """Both runs had the same batches and losses, and ended with the same weights."""
-    assert losses(folder) == losses(whole)
-    first, second = (
-        torch.load(path / "model_final.pth", weights_only=True) for path in (folder, whole)
-    )
-    for name, weight in first["model"].items():
-        assert torch.equal(weight, second["model"][name]), name
-    steps = first["trainer"]["optimizer"], second["trainer"]["optimizer"]
-    assert steps[0]["param_groups"] == steps[1]["param_groups"]
 
 
 def test_the_whole_run_uses_every_image_and_its_losses_differ(whole):
@@ -302,23 +239,6 @@ def test_averaged_weights_survive_an_interruption(tmp_path, whole):
 # ---------------------------------------------------------------- the command line
 
 
-def command(output_dir, *words, config=TOY):
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(TOOL.parents[1]))
-    return subprocess.run(
-        [
-            sys.executable,
-            str(TOOL),
-            "--config-file",
-            config,
-            *words,
-            f"train.output_dir={output_dir}",
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_a_killed_command_resumes(tmp_path, whole):
     assert command(tmp_path, "model.kill_at=7").returncode == -signal.SIGKILL
     job = command(tmp_path, "--resume")
@@ -353,7 +273,7 @@ def ranks_of(output_dir):
 
 
 def test_two_processes_train_co_detr_while_one_of_them_has_no_box(tmp_path):
-    job = command(tmp_path, "--num-gpus", "2", "--dist-url", "auto", config=CO_DETR)
+    job = command(tmp_path, "--num-gpus", "2", config=CO_DETR)
     assert job.returncode == 0, job.stderr
     pairs = list(ranks_of(tmp_path))
     assert len(pairs) == 6

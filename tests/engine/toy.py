@@ -7,6 +7,7 @@ the model.
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
+
+from co_detr.engine import signals
 
 
 def records(count: int = 11) -> list[dict]:
@@ -94,18 +97,58 @@ class Recorded(nn.Module):
         kill_at: the process kills itself in the forward pass of that iteration.
         kill_in_save: it kills itself while the checkpoint after that iteration is written.
         nan_at: the iteration whose last loss is not a number.
+        signal_at: the iteration in whose forward pass a signal is sent; "evaluation" for the first
+            batch of an evaluation.
+        signum: of the signal.
+        signal_from: the rank that sends it.
+        signal_to: "self"; "group" for all processes of the group; "launcher" for the parent, then
+            the forward pass goes on when something has come back. All ranks note their process ids
+            beside the log.
     """
 
-    def __init__(self, model, log="", kill_at=None, kill_in_save=None, nan_at=None):
+    def __init__(
+        self,
+        model,
+        log="",
+        kill_at=None,
+        kill_in_save=None,
+        nan_at=None,
+        signal_at=None,
+        signum=signal.SIGTERM,
+        signal_from=0,
+        signal_to="self",
+    ):
         super().__init__()
         self.model = model
         self.log = log
         self.kill_at, self.kill_in_save, self.nan_at = kill_at, kill_in_save, nan_at
+        self.signal_at, self.signum = signal_at, signum
+        self.signal_from, self.signal_to = signal_from, signal_to
+
+    def _send_signal(self):
+        if self.signal_to == "launcher":
+            with open(Path(self.log).with_name("pids.txt"), "a") as file:
+                file.write(f"{os.getpid()}\n")
+            comm.synchronize()
+        if comm.get_rank() != self.signal_from:
+            return
+        if self.signal_to == "group":
+            os.killpg(0, self.signum)
+        elif self.signal_to == "self":
+            os.kill(os.getpid(), self.signum)
+        else:
+            os.kill(os.getppid(), self.signum)
+            while not signals.received():
+                time.sleep(0.01)
 
     def forward(self, batch):
         if not self.training:
+            if self.signal_at == "evaluation":
+                self._send_signal()
             return self.model(batch)
         iteration = get_event_storage().iter
+        if iteration == self.signal_at:
+            self._send_signal()
         if iteration == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         outputs = self.model(batch)
