@@ -16,6 +16,7 @@ reads it, `build_lazy_model`.
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,9 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 from torch import nn
 
+from co_detr.checkpoint.matching import UnfittingCheckpointError, compare
+from co_detr.checkpoint.reading import check_readable
+from co_detr.checkpoint.wrappers import under_names_of
 from co_detr.data.augmentation import RandomChoice
 from co_detr.engine.build import (
     build_optimizer,
@@ -141,9 +145,30 @@ def to_lazy_config(cfg: CfgNode) -> DictConfig:
 
 @META_ARCH_REGISTRY.register()
 def build_lazy_model(cfg: CfgNode) -> nn.Module:
-    """Build the model of a node that `to_cfg_node` made; `build_model(cfg)` ends up here."""
-    model = to_lazy_config(cfg).model
-    return instantiate(without_pretrained(model) if cfg.MODEL.WEIGHTS else model)
+    """Build the model of a node that `to_cfg_node` made; `build_model(cfg)` ends up here.
+
+    In evaluation mode, as `DefaultPredictor` has it, the model takes only weights that fit it.
+    """
+    lazy_model, weights = to_lazy_config(cfg).model, cfg.MODEL.WEIGHTS
+    if os.path.isfile(weights):
+        check_readable(weights)
+    model = instantiate(without_pretrained(lazy_model) if weights else lazy_model)
+    model.register_load_state_dict_pre_hook(functools.partial(_check_if_used, file=weights))
+    return model
+
+
+def _check_if_used(
+    model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any, file: str
+) -> None:
+    """Raise UnfittingCheckpointError if a model in evaluation mode is to load what does not fit."""
+    if model.training or prefix:
+        return
+    tensors = under_names_of(state_dict, model)
+    comparison = compare(tensors, model, file or "the state dict")
+    if not comparison.fits:
+        raise UnfittingCheckpointError(comparison.describe())
+    state_dict.clear()
+    state_dict.update(tensors)
 
 
 def bind(function: Callable, **keywords: Any) -> Callable:

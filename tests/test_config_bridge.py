@@ -22,6 +22,8 @@ from PIL import Image
 from torch import nn
 
 from co_detr import model_zoo
+from co_detr.checkpoint.matching import UnfittingCheckpointError
+from co_detr.checkpoint.reading import DamagedCheckpointError
 from co_detr.config import (
     LazyConfigTrainer,
     add_co_detr_config,
@@ -102,6 +104,27 @@ def test_predictor_detects_what_the_model_detects(lazy_cfg, weights):
     assert torch.equal(found.pred_classes, want.pred_classes)
     torch.testing.assert_close(found.scores, want.scores)
     torch.testing.assert_close(found.pred_boxes.tensor, want.pred_boxes.tensor)
+
+
+def test_predictor_refuses_weights_that_do_not_fit(lazy_cfg, weights, tmp_path):
+    state = torch.load(weights)["model"]
+    del state["encoder.level_embed"]
+    torch.save({"model": state}, tmp_path / "lacking.pth")
+    with pytest.raises(UnfittingCheckpointError, match=r"it \(1\): encoder\.level_embed"):
+        DefaultPredictor(to_cfg_node(lazy_cfg, weights=str(tmp_path / "lacking.pth")))
+    (tmp_path / "page.pth").write_text("<html>")
+    with pytest.raises(DamagedCheckpointError, match="web page"):
+        DefaultPredictor(to_cfg_node(lazy_cfg, weights=str(tmp_path / "page.pth")))
+    # a training may start from them
+    build_model(to_cfg_node(lazy_cfg, weights=weights)).load_state_dict(state, strict=False)
+
+
+def test_predictor_looks_through_wrappers(lazy_cfg, weights, tmp_path):
+    state = {f"_orig_mod.{n}": t for n, t in torch.load(weights)["model"].items()}
+    torch.save({"model": state}, tmp_path / "compiled.pth")
+    predictor = DefaultPredictor(to_cfg_node(lazy_cfg, weights=str(tmp_path / "compiled.pth")))
+    found = predictor.model.state_dict()["encoder.level_embed"]
+    assert torch.equal(found, state["_orig_mod.encoder.level_embed"])
 
 
 def test_node_survives_dump_and_merge(lazy_cfg, tmp_path):

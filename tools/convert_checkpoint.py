@@ -3,14 +3,17 @@
 
     python tools/convert_checkpoint.py SRC DST --config-file configs/<the config it belongs to>.py
 
-SRC is a released file (mmdetection 2.x or 3.x format, `.pth` or `.safetensors`). DST is written as
-`.safetensors` (tensors only) or `.pth` (detectron2's format). Nothing is guessed: a tensor that is
-left over on either side stops the conversion with its name. Files are read without running anything
-they contain; one that holds more than tensors and plain values is refused.
+SRC is a released file (mmdetection 2.x or 3.x format, `.pth` or `.safetensors`), or a checkpoint of
+this project whose classes are to be changed. DST is written as `.safetensors` (tensors only) or
+`.pth` (detectron2's format). Nothing is guessed: a tensor that is left over on either side stops
+the conversion with its name. Files are read without running anything they contain; one that holds
+more than tensors and plain values is refused.
 
-To fine-tune on other classes, give the config its number of classes and
-`--change-classes`: class layers then start anew, except rows of classes that are called the same in
-`--source-names` and `--target-names` (files with one name per line, or COCO-format json).
+To fine-tune on other classes, give the config its number of classes and `--change-classes`: class
+layers then start anew, except rows of classes that are called the same on both sides. Names come
+from SRC and from the dataset of the config as far as these are known, else from `--source-names`
+and `--target-names`: files with one name per line, COCO-format json, or YAML with `names`. Where
+one of the two is given, rows go by name even if both sides have as many classes.
 """
 
 import argparse
@@ -18,36 +21,37 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
 
 import torch
 from detectron2.config import instantiate
+from omegaconf import DictConfig
 from safetensors.torch import save
 from tabulate import tabulate
+from torch import Tensor, nn
 
-from co_detr.checkpoint.class_layers import change_classes, class_layer
-from co_detr.checkpoint.official import official_table
-from co_detr.checkpoint.reading import read_tensors
+from co_detr.checkpoint.class_layers import (
+    ChangedClasses,
+    change_classes,
+    class_layer,
+    num_classes_of,
+    ranks_by_first_row,
+)
+from co_detr.checkpoint.class_names import classes_of_config, known_by_number, read_names
+from co_detr.checkpoint.matching import compare, first_of
+from co_detr.checkpoint.official import is_official, official_names, official_table
+from co_detr.checkpoint.reading import CLASS_NAMES, read_checkpoint
 from co_detr.checkpoint.rename import rename
+from co_detr.checkpoint.wrappers import under_names_of
 from co_detr.engine.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
 
 
-def class_names(path: str | None) -> list[str]:
-    """Names by line, or by id from the categories of a COCO-format json."""
-    if path is None:
-        return []
-    if path.endswith(".json"):
-        with open(path) as file:
-            categories = json.load(file)["categories"]
-        return [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
-    return Path(path).read_text().split("\n")[:-1]
-
-
-def summary(report: list[tuple[str, str | None]], source: dict[str, torch.Tensor]) -> str:
+def summary(report: list[tuple[str, str | None]], source: dict[str, Tensor]) -> str:
     """A table of what went where, by module."""
     tensors, values = Counter(), Counter()
     for theirs, ours in report:
@@ -65,14 +69,72 @@ def _module(name: str) -> str:
     return ".".join(parts[: max(1, min(3, numbered))])
 
 
-def write(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a checkpoint, whole or not at all."""
+def table_of_classes(changed: ChangedClasses) -> str:
+    """Which class has which row before and now."""
+    rows = [*changed.kept, *((name, "-", "starts anew") for name in changed.fresh)]
+    return tabulate(rows, ["class", "row in SRC", "row in DST"], disable_numparse=True)
+
+
+def write(tensors: dict[str, Tensor], path: Path, class_names: Sequence[str] | None) -> None:
+    """Write a checkpoint, whole or not at all, with the names of its classes if they are known."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with whole_file(str(path), "wb") as file:
         if path.suffix == ".safetensors":
-            file.write(save(tensors))
+            known = {CLASS_NAMES: json.dumps(list(class_names))} if class_names else None
+            file.write(save(tensors, known))
         else:
-            torch.save({"model": tensors}, file)
+            known = {CLASS_NAMES: list(class_names)} if class_names else {}
+            torch.save({"model": tensors, **known}, file)
+
+
+def under_our_names(
+    source: dict[str, Tensor], model: nn.Module, any_shape: Callable[[str], object]
+) -> tuple[dict[str, Tensor], list[tuple[str, str | None]]]:
+    """The tensors by the model's names, and what became of each; those of a checkpoint of this
+    project stay what they are."""
+    if not is_official(source):
+        ours = under_names_of(source, model)
+        comparison = compare(ours, model)
+        if not (comparison.missing or comparison.unexpected) and all(
+            any_shape(entry.name) for entry in comparison.misshapen
+        ):
+            return ours, [(name, name) for name in ours]
+    return rename(source, official_table(model), model.state_dict(), any_shape)
+
+
+def convert(args: argparse.Namespace, cfg: DictConfig) -> None:
+    """Do what the command line says; ValueError, KeyError or OSError say why that is impossible."""
+    checkpoint = read_checkpoint(args.source, ema=args.ema)
+    source = official_names(checkpoint.tensors)
+    model = instantiate(without_pretrained(cfg.model))
+    named = args.source_names or args.target_names
+    by_name = args.change_classes or named
+    any_shape = class_layer if by_name else lambda name: False
+    converted, report = under_our_names(source, model, any_shape)
+    if broken := compare(converted, model).non_finite:
+        raise ValueError(f"{args.source} is not finite in {len(broken)}: {first_of(broken)}")
+
+    before, now = checkpoint.class_names, None
+    if by_name:
+        count = num_classes_of(converted)
+        before = read_names(args.source_names) if args.source_names else before
+        before = before or known_by_number(count) or ()
+        now = read_names(args.target_names) if args.target_names else classes_of_config(cfg) or ()
+    changed = change_classes(converted, model, before if by_name else (), now or ())
+    if named and not (before and now):
+        side, option = ("SRC", "--source-names") if now else ("the config", "--target-names")
+        raise ValueError(f"the classes of {side} are not known by name: add {option}")
+
+    write(changed.tensors, args.target, now if by_name else before)
+    print(summary(report, source | converted))
+    if changed.layers and before and now:
+        print(table_of_classes(changed))
+    for name in changed.layers:
+        kept = ", but for the rows above" if changed.kept else ""
+        if ranks_by_first_row(name, model):
+            kept = ", but for row 0, which says object or not"
+        print(f"started anew for {model.num_classes} classes: {name}{kept}")
+    print(f"{len(changed.tensors)} tensors written to {args.target}")
 
 
 def main() -> None:
@@ -93,19 +155,9 @@ def main() -> None:
 
     cfg = tool_config(args)
     try:
-        source = read_tensors(args.source, ema=args.ema)
-        model = instantiate(without_pretrained(cfg.model))
-        any_shape = class_layer if args.change_classes else lambda name: False
-        converted, report = rename(source, official_table(model), model.state_dict(), any_shape)
-        names = class_names(args.source_names), class_names(args.target_names)
-        converted, replaced = change_classes(converted, model.state_dict(), *names)
+        convert(args, cfg)
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"error: {error}")
-    write(converted, args.target)
-    print(summary(report, source))
-    for name in replaced:
-        print(f"started anew for {model.num_classes} classes: {name}")
-    print(f"{len(converted)} tensors written to {args.target}")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,11 @@ from omegaconf import DictConfig
 from PIL import Image
 from tqdm import tqdm
 
+from co_detr.checkpoint.loading import load_for_inference
+from co_detr.checkpoint.reading import read_checkpoint
 from co_detr.config import to_cfg_node
 from co_detr.engine.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
-from co_detr.engine.checkpoint import WholeFileCheckpointer
 
 logger = logging.getLogger("co_detr.predict")
 
@@ -69,10 +70,11 @@ def find_images(inputs: list[str]) -> list[Path]:
     return list(found)
 
 
-def build_predictor(cfg: DictConfig) -> DefaultPredictor:
+def build_predictor(cfg: DictConfig, config_file: str | None = None) -> DefaultPredictor:
     """The model of a config with its weights, for single pictures.
 
-    Raises ValueError if the config names no weights.
+    `config_file` is for messages. Raises ValueError if the config names no weights, or these are
+    not the model's.
     """
     if not cfg.train.init_checkpoint:
         raise ValueError(
@@ -82,11 +84,11 @@ def build_predictor(cfg: DictConfig) -> DefaultPredictor:
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         logger.warning("no CUDA device: predicting on the CPU")
         device = "cpu"
-    weights = cfg.train.init_checkpoint
+    weights = read_checkpoint(cfg.train.init_checkpoint)
     cfg.model = without_pretrained(cfg.model)
     cfg.train.init_checkpoint = ""  # loaded below, so that it may be .safetensors
     predictor = DefaultPredictor(to_cfg_node(cfg, device=device))
-    WholeFileCheckpointer(predictor.model).load(weights)
+    load_for_inference(predictor.model, weights, config_file)
     return predictor
 
 
@@ -264,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     paths = find_images(args.input)
     cfg = tool_config(args)
     categories = load_categories(cfg)
-    predictor = build_predictor(cfg)
+    predictor = build_predictor(cfg, args.config_file)
     read, unreadable = predict(predictor, paths, categories, args.output, args.confidence_threshold)
     logger.info(f"{read} pictures in {args.output}, {unreadable} could not be read")
     return 0 if read else 1

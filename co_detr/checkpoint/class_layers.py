@@ -1,9 +1,13 @@
 """Bring the layers that have a row per class to another set of classes."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from .class_names import same
 
 # (pattern of our names, rows per class, extra rows at the end for the background)
 CLASS_LAYERS = [
@@ -17,6 +21,25 @@ CLASS_LAYERS = [
     (r"instance_mask\.mask_head\.predictors\.\d+\.(weight|bias)", 1, 0),
     (r"instance_mask\.iou_head\.predictor\.(weight|bias)", 1, 0),
 ]
+_PROPOSALS = CLASS_LAYERS[0][0]
+_DECODER = CLASS_LAYERS[1][0]
+
+
+@dataclass(frozen=True)
+class ChangedClasses:
+    """Tensors for another set of classes, and what became of the rows.
+
+    Attributes:
+        tensors: all tensors, class layers with the rows of the new classes.
+        kept: (name, row before, row now) of classes that are called the same.
+        fresh: names of the classes that start as the model initialized them.
+        layers: names of the class layers whose rows are not those of the file.
+    """
+
+    tensors: dict[str, Tensor]
+    kept: tuple[tuple[str, int, int], ...] = ()
+    fresh: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
 
 
 def class_layer(name: str) -> tuple[int, int] | None:
@@ -27,49 +50,94 @@ def class_layer(name: str) -> tuple[int, int] | None:
     return None
 
 
+def num_classes_of(tensors: Mapping[str, Tensor]) -> int | None:
+    """How many classes the decoder of a checkpoint of ours tells apart; None if it has none."""
+    return next((len(t) for name, t in tensors.items() if re.fullmatch(_DECODER, name)), None)
+
+
+def ranks_by_first_row(name: str, model: nn.Module) -> bool:
+    """Whether row 0 of a class layer says "object or not", whatever class 0 is.
+
+    So it is with class-agnostic proposals (Deformable-DETR): only that row is ever looked at.
+    """
+    agnostic = getattr(getattr(model, "proposals", None), "class_agnostic", False)
+    return bool(agnostic) and re.fullmatch(_PROPOSALS, name) is not None
+
+
 def change_classes(
-    converted: Mapping[str, Tensor],
-    model: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    model: nn.Module,
     source_names: Sequence[str] = (),
     target_names: Sequence[str] = (),
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Replace class layers whose number of classes is not the model's.
+) -> ChangedClasses:
+    """Put the rows of class layers where the model has these classes.
 
-    Rows of classes that are called the same on both sides (but for case) are copied, background
-    rows too; everything else starts as the model initialized it.
+    With names on both sides, rows go by name (but for case and underscores), also where both have
+    as many classes. Rows of classes that the file does not know start as the model initialized
+    them; without names, that is all rows of the layers whose number of classes is another. Rows of
+    the background are kept, and so is the row of class-agnostic proposals.
 
     Args:
-        converted: tensors under our names.
-        model: the model's freshly initialized state dict.
-        source_names, target_names: names of the classes; without them no row is copied.
-
-    Returns:
-        the tensors with the layers replaced, and the names of those that were.
+        tensors: under our names.
+        model: freshly initialized.
+        source_names, target_names: names of the classes of the file and of the model, in order.
 
     Raises:
         ValueError: the names do not fit the numbers of rows.
     """
-    index = {name.lower(): row for row, name in enumerate(source_names)}
-    pairs = [(index[n.lower()], i) for i, n in enumerate(target_names) if n.lower() in index]
-    result, replaced = dict(converted), []
-    for name, tensor in converted.items():
+    state = model.state_dict()
+    by_name = bool(source_names and target_names)
+    moved = by_name and list(map(same, source_names)) != list(map(same, target_names))
+    kept = _pairs(source_names, target_names) if by_name else []
+    result, layers = dict(tensors), []
+    for name, tensor in tensors.items():
         layer = class_layer(name)
-        if layer is None or name not in model or tensor.shape == model[name].shape:
+        if layer is None or name not in state or tensor.shape[1:] != state[name].shape[1:]:
             continue
-        rows, background = layer
-        _check_rows(name, tensor, rows, background, source_names, "source")
-        _check_rows(name, model[name], rows, background, target_names, "target")
-        fresh = model[name].clone()
-        for source, target in pairs:
-            fresh[target * rows : (target + 1) * rows] = tensor[source * rows : (source + 1) * rows]
-        if background:
-            fresh[-background:] = tensor[-background:]
-        result[name] = fresh
-        replaced.append(name)
-    return result, replaced
+        counts = [(len(t) - layer[1]) // layer[0] for t in (tensor, state[name])]
+        if counts == [1, 1] and len(source_names) != 1:
+            continue  # one for all classes
+        _check_count(name, counts[0], source_names, "source")
+        _check_count(name, counts[1], target_names, "target")
+        if not moved and tensor.shape == state[name].shape:
+            continue
+        pairs = [(before, now) for _, before, now in kept]
+        if ranks_by_first_row(name, model):
+            pairs = [(0, 0)]
+        result[name] = _rows(tensor, state[name].detach().to("cpu").clone(), pairs, *layer)
+        layers.append(name)
+    found = {now for _, _, now in kept}
+    fresh = [name for row, name in enumerate(target_names) if by_name and row not in found]
+    return ChangedClasses(result, tuple(kept), tuple(fresh), tuple(layers))
 
 
-def _check_rows(name, tensor, rows, background, names, side) -> None:
-    classes = (tensor.shape[0] - background) // rows
+def _pairs(source: Sequence[str], target: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(name, row in source, row in target) of names that stand once on both sides."""
+    source, spelt = list(map(same, source)), target
+    target = list(map(same, target))
+    once = Counter(source)
+    return [
+        (spelt[row], source.index(name), row)
+        for row, name in enumerate(target)
+        if once[name] == 1 and target.count(name) == 1
+    ]
+
+
+def _rows(
+    tensor: Tensor, fresh: Tensor, pairs: list[tuple[int, int]], rows: int, background: int
+) -> Tensor:
+    """Fill a freshly initialized layer with the rows of the classes that are kept."""
+    for source, target in pairs:
+        fresh[target * rows : (target + 1) * rows] = tensor[source * rows : (source + 1) * rows]
+    if background:
+        fresh[-background:] = tensor[-background:]
+    return fresh
+
+
+def _check_count(name: str, classes: int, names: Sequence[str], side: str) -> None:
     if names and len(names) != classes:
-        raise ValueError(f"{name} has {classes} {side} classes, but {len(names)} are named")
+        raise ValueError(
+            f"{name} has {classes} {side} classes, but {len(names)} are named "
+            f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): name all of them, in "
+            "order, without the background"
+        )

@@ -1,16 +1,19 @@
-"""Names of the released Co-DETR weights (mmdetection 2.x format) in terms of ours.
+"""Names of the released Co-DETR weights (mmdetection 2.x and 3.x format) in terms of ours.
 
-Backbones and necks of our own keep their tables in their files (`OFFICIAL_RENAMES`); what is here
-is detectron2's ResNet and everything after the neck.
+mmdetection's own Deformable-DETR is known, too; its 3.x keeps the transformer at the top instead of
+in the head. Backbones and necks of our own keep their tables in their files (`OFFICIAL_RENAMES`);
+what is here is detectron2's ResNet and everything after the neck.
 """
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 
 from torch import Tensor, nn
 
 from .rename import Rename, SubmoduleRenames, rename
+from .wrappers import prefix_to_strip, without_prefix
 
 # Of detectron2's ResNet, which has no place of its own for them.
 RESNET_RENAMES = [
@@ -27,34 +30,38 @@ RESNET_RENAMES = [
         )
     ),
 ]
-RESNET_DROPS = [r"num_batches_tracked$"]
 
-_T = r"query_head\.transformer\."
+_HEAD = r"(?:query_head|bbox_head)\."
+_T = rf"(?:{_HEAD}transformer\.)?"
 _LAYER = r"(encoder|decoder)\.layers\.(\d+)\."
 _SOURCES = "query_sources"
 
 TRANSFORMER = [
-    Rename(_T + r"level_embeds", r"encoder.level_embed"),
-    Rename(_T + r"encoder\.layers\.(\d+)\.attentions\.0\.(.+)", r"encoder.layers.\1.attention.\2"),
+    Rename(_T + r"level_embeds?", r"encoder.level_embed"),
+    Rename(
+        _T + r"encoder\.layers\.(\d+)\.(?:attentions\.0|self_attn)\.(.+)",
+        r"encoder.layers.\1.attention.\2",
+    ),
     Rename(_T + r"encoder\.layers\.(\d+)\.norms\.0\.(\w+)", r"encoder.layers.\1.attention_norm.\2"),
     Rename(_T + r"encoder\.layers\.(\d+)\.norms\.1\.(\w+)", r"encoder.layers.\1.ffn_norm.\2"),
     Rename(
-        _T + r"decoder\.layers\.(\d+)\.attentions\.0\.attn\.(.+)",
+        _T + r"decoder\.layers\.(\d+)\.(?:attentions\.0|self_attn)\.attn\.(.+)",
         r"decoder.layers.\1.self_attention.\2",
     ),
     Rename(
-        _T + r"decoder\.layers\.(\d+)\.attentions\.1\.(.+)", r"decoder.layers.\1.cross_attention.\2"
+        _T + r"decoder\.layers\.(\d+)\.(?:attentions\.1|cross_attn)\.(.+)",
+        r"decoder.layers.\1.cross_attention.\2",
     ),
     Rename(_T + r"decoder\.layers\.(\d+)\.norms\.0\.(\w+)", r"decoder.layers.\1.self_norm.\2"),
     Rename(_T + r"decoder\.layers\.(\d+)\.norms\.1\.(\w+)", r"decoder.layers.\1.cross_norm.\2"),
     Rename(_T + r"decoder\.layers\.(\d+)\.norms\.2\.(\w+)", r"decoder.layers.\1.ffn_norm.\2"),
-    Rename(_T + _LAYER + r"ffns\.0\.layers\.0\.0\.(\w+)", r"\1.layers.\2.ffn.0.\3"),
-    Rename(_T + _LAYER + r"ffns\.0\.layers\.1\.(\w+)", r"\1.layers.\2.ffn.2.\3"),
+    Rename(_T + _LAYER + r"ffn(?:s\.0)?\.layers\.0\.0\.(\w+)", r"\1.layers.\2.ffn.0.\3"),
+    Rename(_T + _LAYER + r"ffn(?:s\.0)?\.layers\.1\.(\w+)", r"\1.layers.\2.ffn.2.\3"),
     Rename(_T + r"decoder\.ref_point_head\.(\d+)\.(\w+)", r"decoder.position_mlp.\1.\2"),
     Rename(_T + r"decoder\.norm\.(\w+)", r"decoder.norm.\1"),
-    Rename(_T + r"enc_output\.(\w+)", r"proposals.output.\1"),
-    Rename(_T + r"enc_output_norm\.(\w+)", r"proposals.output_norm.\1"),
-    Rename(_T + r"pos_trans\.(\w+)", rf"{_SOURCES}.matching.encode.linear.\1"),
+    Rename(_T + r"(?:enc_output|memory_trans_fc)\.(\w+)", r"proposals.output.\1"),
+    Rename(_T + r"(?:enc_output|memory_trans)_norm\.(\w+)", r"proposals.output_norm.\1"),
+    Rename(_T + r"pos_trans(?:_fc)?\.(\w+)", rf"{_SOURCES}.matching.encode.linear.\1"),
     Rename(_T + r"pos_trans_norm\.(\w+)", rf"{_SOURCES}.matching.encode.norm.\1"),
     Rename(_T + r"query_embed\.weight", rf"{_SOURCES}.matching.content.weight"),
     Rename(_T + r"head_pos_embed\.weight", rf"{_SOURCES}.customized.head_position"),
@@ -62,12 +69,14 @@ TRANSFORMER = [
     Rename(_T + r"aux_pos_trans_norm\.(\d+)\.(\w+)", rf"{_SOURCES}.customized.encode.\1.norm.\2"),
     Rename(_T + r"pos_feats_trans\.(\d+)\.(\w+)", rf"{_SOURCES}.customized.feature_linear.\1.\2"),
     Rename(_T + r"pos_feats_norm\.(\d+)\.(\w+)", rf"{_SOURCES}.customized.feature_norm.\1.\2"),
-    Rename(r"query_head\.query_embedding\.weight", rf"{_SOURCES}.matching.content.weight"),
-    Rename(r"query_head\.label_embedding\.weight", rf"{_SOURCES}.denoising.label_embedding.weight"),
+    Rename(
+        _HEAD + r"(?:dn_generator\.)?label_embedding\.weight",
+        rf"{_SOURCES}.denoising.label_embedding.weight",
+    ),
     Rename(r"query_head\.downsample\.0\.(\w+)", r"pyramid.extra.0.\1"),
     Rename(r"query_head\.downsample\.1\.(\w+)", r"pyramid.extra.0.norm.\1"),
-    Rename(r"query_head\.cls_branches\.(\d+)\.(\w+)", r"decoder.class_branches.\1.\2"),
-    Rename(r"query_head\.reg_branches\.(\d+)\.(.+)", r"decoder.box_branches.\1.\2"),
+    Rename(_HEAD + r"cls_branches\.(\d+)\.(\w+)", r"decoder.class_branches.\1.\2"),
+    Rename(_HEAD + r"reg_branches\.(\d+)\.(.+)", r"decoder.box_branches.\1.\2"),
 ]
 
 FASTER_RCNN = [
@@ -160,9 +169,26 @@ ATSS = [
 ]
 
 
+# Normalization of the images, which is in our configs.
+PREPROCESSOR = [Rename(r"data_preprocessor\..+", None)]
+
+_PARTS = r"(backbone|neck|query_head|bbox_head|rpn_head|roi_head|mask_head|data_preprocessor)\."
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether names are those of a DETR of the release or of mmdetection, wrapped or not."""
+    return any(re.search(rf"(^|\.){_HEAD}(transformer|cls_branches)\.", name) for name in names)
+
+
+def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Released tensors without what a training framework put before all of their names."""
+    prefix = prefix_to_strip(tensors, lambda name: re.match(_PARTS, name) is not None)
+    return without_prefix(tensors, prefix)
+
+
 def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
     """The rows that turn released names into the names of a given `CoDETR` model."""
-    backbone = SubmoduleRenames("backbone.", RESNET_RENAMES, RESNET_DROPS)
+    backbone = SubmoduleRenames("backbone.", RESNET_RENAMES)
     if hasattr(owner := _module_of(model.backbone), "OFFICIAL_RENAMES"):
         backbone = SubmoduleRenames(
             "backbone.",
@@ -171,13 +197,45 @@ def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
             getattr(owner, "OFFICIAL_TRANSFORMS", ()),
         )
     neck = SubmoduleRenames("neck.", _module_of(model.neck).OFFICIAL_RENAMES)
-    last = len(model.decoder.layers)
-    encoder_branches = [  # the release keeps the encoder's branches behind those of the decoder
-        Rename(rf"query_head\.cls_branches\.{last}\.(\w+)", r"proposals.class_branch.\1"),
-        Rename(rf"query_head\.reg_branches\.{last}\.(.+)", r"proposals.box_branch.\1"),
-    ]
     heads = [*FASTER_RCNN, *MASK_RCNN, *ATSS, *INSTANCE_MASK]
-    return [backbone, neck, *encoder_branches, *TRANSFORMER, *heads]
+    own = [*_query_rows(model), *_branch_rows(model), *PREPROCESSOR]
+    return [backbone, neck, *own, *TRANSFORMER, *heads]
+
+
+def _query_rows(model: nn.Module) -> list[Rename]:
+    """The learned part of the matching queries, and the level that only auxiliary heads read."""
+    embedding = "content" if model.proposals is not None else "embedding"
+    rows = [
+        # without proposals it is position and content of each query, one behind the other, in
+        # both worlds
+        Rename(rf"(?:{_HEAD})?query_embedding\.weight", rf"{_SOURCES}.matching.{embedding}.weight"),
+        Rename(
+            _T + r"reference_points(?:_fc)?\.(\w+)", rf"{_SOURCES}.matching.reference_points.\1"
+        ),
+    ]
+    if model.pyramid is None:  # the release has it whether there are heads or not
+        rows.append(Rename(r"query_head\.downsample\.\d\.\w+", None))
+    return rows
+
+
+def _branch_rows(model: nn.Module) -> list[Rename]:
+    """The branches of the encoder, which the release keeps behind those of the decoder; and, where
+    nothing is refined, one branch for all layers, which it writes once for each."""
+    rows = []
+    if model.proposals is not None:
+        last = len(model.decoder.layers)
+        rows += [
+            Rename(_HEAD + rf"cls_branches\.{last}\.(\w+)", r"proposals.class_branch.\1"),
+            Rename(_HEAD + rf"reg_branches\.{last}\.(.+)", r"proposals.box_branch.\1"),
+        ]
+    if not model.decoder.refine:
+        rows += [
+            Rename(
+                _HEAD + r"cls_branches\.\d+\.(\w+)", r"decoder.class_branches.0.\1", shared=True
+            ),
+            Rename(_HEAD + r"reg_branches\.\d+\.(.+)", r"decoder.box_branches.0.\1", shared=True),
+        ]
+    return rows
 
 
 def _module_of(part: nn.Module) -> ModuleType:

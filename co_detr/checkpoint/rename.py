@@ -4,7 +4,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+# Counts batches; has a place only in models that train their batch norm.
+_COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,13 @@ class Rename:
         pattern: regular expression for a whole source name.
         target: template of the name in our model (`\\1` refers to groups); None drops the tensor.
         transform: applied to the tensor, where its layout differs too.
+        shared: several source tensors may yield one name, if they are equal.
     """
 
     pattern: str
     target: str | None
     transform: Callable[[Tensor], Tensor] | None = None
+    shared: bool = False
 
     def apply(self, name: str) -> tuple[str | None, Callable | None] | None:
         """The name in our model and the transform; None where the row does not match."""
@@ -40,6 +46,8 @@ class SubmoduleRenames:
         drops: patterns of tensors that have no place in the model.
         transforms: (pattern of the source name, function on the tensor).
     """
+
+    shared = False
 
     prefix: str
     renames: Sequence[tuple[str, str]]
@@ -73,6 +81,9 @@ def rename(
 ) -> tuple[dict[str, Tensor], list[tuple[str, str | None]]]:
     """Give every source tensor the name it has in the model. The first row that matches counts.
 
+    Counters of batch norm are the only exception to strictness: they are dropped where the model
+    does not train its batch norm, and start at zero where the source has none.
+
     Args:
         source: tensors by their names in the checkpoint (meta tensors will do).
         table: rows, most specific first.
@@ -88,19 +99,27 @@ def rename(
     """
     converted: dict[str, Tensor] = {}
     report: list[tuple[str, str | None]] = []
-    unknown, twice = [], []
+    unknown, twice, unequal = [], [], []
     for name, tensor in source.items():
-        row = next((found for row in table if (found := row.apply(name)) is not None), None)
+        found = ((row, row.apply(name)) for row in table)
+        row, applied = next(((r, a) for r, a in found if a is not None), (None, (None, None)))
         if row is None:
             unknown.append(name)
             continue
-        target, transform = row
+        target, transform = applied
+        if target is not None and target.endswith(_COUNTER) and target not in model:
+            target = None
         report.append((name, target))
         if target is None:
             continue
-        if target in converted:
+        if target in converted and not row.shared:
             twice.append(target)
+        elif target in converted and not _equal(converted[target], tensor):
+            unequal.append(name)
         converted[target] = transform(tensor) if transform is not None else tensor
+    for name, tensor in model.items():
+        if name.endswith(_COUNTER) and name not in converted:
+            converted[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
     shapes = [
         f"{name}: checkpoint {tuple(tensor.shape)}, model {tuple(model[name].shape)}"
         for name, tensor in converted.items()
@@ -109,6 +128,7 @@ def rename(
     problems = {
         "checkpoint tensors that no rule knows": unknown,
         "names that two checkpoint tensors claim": twice,
+        "tensors that differ where the model shares one": unequal,
         "converted tensors that the model lacks": [n for n in converted if n not in model],
         "model tensors that the checkpoint lacks": [n for n in model if n not in converted],
         "shapes that differ": shapes,
@@ -124,3 +144,9 @@ def rename(
             + listing
         )
     return converted, report
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    if first.is_meta or second.is_meta:
+        return first.shape == second.shape
+    return torch.equal(first, second)

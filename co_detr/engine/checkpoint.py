@@ -5,8 +5,11 @@ from typing import IO, Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer
-from safetensors.torch import load_file
 from torch import nn
+
+from co_detr.checkpoint.loading import load_for_inference, load_for_training
+from co_detr.checkpoint.matching import UnfittingCheckpointError
+from co_detr.checkpoint.reading import CLASS_NAMES, Checkpoint, local_path, read_checkpoint
 
 from .files import whole_file
 
@@ -14,7 +17,10 @@ from .files import whole_file
 class WholeFileCheckpointer(DetectionCheckpointer):
     """A `DetectionCheckpointer` whose files, `last_checkpoint` too, are whole or not there.
 
-    It loads `.safetensors`, too: tensors of the model by name.
+    It loads every format that `read_checkpoint` reads, as `load_for_training` does: what fits; but
+    together with the state of a run only what fits entirely, as `load_for_inference` does. If the
+    model has an attribute `class_names`, these are saved with it, and rows of class layers are
+    loaded by name.
 
     Args:
         model, save_dir, save_to_disk, checkpointables: as there.
@@ -34,20 +40,42 @@ class WholeFileCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = _WholeFiles(self.path_manager)
         self.resumable = resumable
+        self._wanted: set[str] = set()
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """As there; raises what `read_checkpoint` and the two functions that load weights do."""
+        if not path:
+            return super().load(path, checkpointables)
+        self._wanted = set(self.checkpointables if checkpointables is None else checkpointables)
+        return super().load(str(local_path(path)), checkpointables)
 
     # Saving is fvcore's: it opens all files by the path manager, whatever detectron2 does.
 
-    def save(self, name: str, **kwargs: Any) -> None:
-        Checkpointer.save(self, name, **kwargs)
+    def save(self, name: str, **extra: Any) -> None:
+        names = getattr(self.model, CLASS_NAMES, None)
+        Checkpointer.save(self, name, **({CLASS_NAMES: list(names)} if names else {}), **extra)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if self.resumable:
             Checkpointer.tag_last_checkpoint(self, last_filename_basename)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith(".safetensors"):
-            return {"model": load_file(filename)}
-        return super()._load_file(filename)
+        checkpoint = read_checkpoint(filename)
+        return checkpoint.rest | {"model": checkpoint}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        weights: Checkpoint = checkpoint.pop("model")
+        names = getattr(self.model, CLASS_NAMES, None)
+        if not self._wanted & checkpoint.keys():
+            load_for_training(self.model, weights, names, self.logger)
+            return
+        if names and weights.class_names and tuple(names) != weights.class_names:
+            raise UnfittingCheckpointError(
+                f"the run of {weights.path} is trained on the classes "
+                f"{', '.join(weights.class_names)}; now they are {', '.join(names)}: resume with "
+                "the same data, or start a new run from it with train.init_checkpoint"
+            )
+        load_for_inference(self.model, weights)
 
 
 class _WholeFiles:

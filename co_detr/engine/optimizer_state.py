@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-logger = logging.getLogger(__name__)
+from co_detr.checkpoint.matching import first_of
 
-SHOWN_NAMES = 5  # of each kind in a message
+logger = logging.getLogger(__name__)
 
 
 def named_state(optimizer: torch.optim.Optimizer, names: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -113,9 +113,3 @@ def _settings(
         for group, of_group in zip(state["param_groups"], names)
         for name in of_group
     }
-
-
-def first_of(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - SHOWN_NAMES
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -14,9 +14,10 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from co_detr.checkpoint.matching import UnfittingCheckpointError, compare, first_of
+
 from .build import total_batch_size
 from .checkpoint import WholeFileCheckpointer
-from .optimizer_state import first_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def explain_changes(
         init_checkpoint: `train.init_checkpoint`, which a resumed run does not load.
 
     Raises:
-        ValueError: the checkpoint is of another model.
+        UnfittingCheckpointError: the checkpoint is of another model.
     """
     path = checkpointer.get_checkpoint_file()
     try:
@@ -115,26 +116,13 @@ def explain_changes(
 
 
 def check_architecture(tensors: Mapping[str, Tensor], model: nn.Module, path: str) -> None:
-    """Raise ValueError unless tensors have the names and shapes of a model's."""
-    own = model.state_dict()
-    shapes = [
-        f"{name} {tuple(tensors[name].shape)}, now {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    problems = (
-        ("of another shape", shapes),
-        ("missing in it", [name for name in own if name not in tensors]),
-        ("not in the model", [name for name in tensors if name not in own]),
-    )
-    if any(names for _, names in problems):
-        found = "; ".join(
-            f"{len(names)} tensors {what}: {first_of(names)}" for what, names in problems if names
-        )
-        raise ValueError(
-            f"{path} is of another model and cannot be resumed ({found}). Resume with the config "
-            "of that run; or start a new one from its weights, with another train.output_dir and "
-            f"train.init_checkpoint={path}"
+    """Raise UnfittingCheckpointError unless tensors have the names and shapes of a model's."""
+    comparison = compare(tensors, model, path)
+    if not comparison.fits or comparison.unexpected:
+        raise UnfittingCheckpointError(
+            f"{comparison.describe()}\n  {path} is of a run with another model: resume with the "
+            "config of that run, or start a new one from its weights, with another "
+            f"train.output_dir and train.init_checkpoint={path}"
         )
 
 

@@ -26,6 +26,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import co_detr
+from co_detr.checkpoint.class_names import classes_of_config
+from co_detr.checkpoint.loading import load_for_inference
+from co_detr.checkpoint.reading import check_readable, read_checkpoint
 from co_detr.data.dataset import check_files, check_registered
 
 from . import build, resuming, signals
@@ -67,23 +70,26 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there are no weights to evaluate though `--resume` asks for them.
     """
-    output_dir = cfg.train.output_dir
-    last = args.resume and has_checkpoint(output_dir)
-    if not last and not cfg.train.init_checkpoint:
-        if args.resume:
-            raise FileNotFoundError(
-                f"--eval-only --resume: there is no checkpoint in train.output_dir={output_dir}. "
-                "Name the folder of a run, or weights by train.init_checkpoint=..."
-            )
+    path = cfg.train.init_checkpoint
+    averaged = False
+    if args.resume and has_checkpoint(cfg.train.output_dir):
+        path = WholeFileCheckpointer(nn.Identity(), cfg.train.output_dir).get_checkpoint_file()
+        averaged = bool(cfg.train.get("ema")) and cfg.train.ema.enabled
+    elif args.resume and not path:
+        raise FileNotFoundError(
+            "--eval-only --resume: there is no checkpoint in "
+            f"train.output_dir={cfg.train.output_dir}. Name the folder of a run, or weights by "
+            "train.init_checkpoint=..."
+        )
+    if not path:
         logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
-    model = build.build_model(cfg, weights_follow=last or bool(cfg.train.init_checkpoint))
-    ema = build.build_ema(cfg, model) if last else None
-    averaged = {"ema": ema} if ema is not None else {}
-    checkpointer = WholeFileCheckpointer(model, output_dir, **averaged)
-    if last or cfg.train.init_checkpoint:
-        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=last)
-    # a checkpoint from before `train.ema` was switched on has no averaged weights
-    return do_test(cfg, ema.module if ema is not None and ema.n_averaged > 0 else model)
+        return do_test(cfg, build.build_model(cfg, weights_follow=False))
+    weights = read_checkpoint(path)
+    if averaged and "ema" in weights.rest:  # a checkpoint from before they were wanted has none
+        weights = read_checkpoint(path, ema=True)
+    model = build.build_model(cfg, weights_follow=True)
+    load_for_inference(model, weights, args.config_file, classes_of_config(cfg, "test"))
+    return do_test(cfg, model)
 
 
 def setup(args: argparse.Namespace) -> DictConfig:
@@ -97,7 +103,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
 
     Raises:
         FileExistsError: the output folder holds another run.
-        FileNotFoundError: a dataset is not where it should be; says where that is.
+        FileNotFoundError: a dataset or a checkpoint is not where it should be; says where that is.
+        DamagedCheckpointError: the weights cannot be read.
         ValueError: the config is incomplete or contradicts itself or the machine.
     """
     cfg, warnings = load_config(args.config_file, args.opts)
@@ -117,6 +124,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
         default_setup(cfg, args)
     cfg.train.device = _device_there_is(cfg.train.device)
     amp_dtype(cfg)
+    if cfg.train.init_checkpoint and not args.resume:
+        check_readable(cfg.train.init_checkpoint)
     if not args.eval_only:
         build.total_batch_size(cfg)
         patience_of(cfg)
@@ -203,6 +212,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     train = cfg.train
     resume = args.resume and has_checkpoint(train.output_dir)
     model = build.build_model(cfg, weights_follow=resume)
+    model.class_names = classes_of_config(cfg)  # checkpoints carry them, and rows go by them
     logger.info(f"Model:\n{model}")
     frozen = freeze(model, train.get("freeze") or ())
     ema = build.build_ema(cfg, model)

@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from co_detr import model_zoo
+from co_detr.checkpoint.matching import UnfittingCheckpointError
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("predict", ROOT / "tools" / "predict.py")
@@ -91,6 +92,13 @@ def test_the_weights_of_the_checkpoint_are_used(run, pictures, tmp_path):
     torch.save({"model": model.state_dict()}, tmp_path / "other.pth")
     _, out = run(pictures, weights=f"train.init_checkpoint={tmp_path}/other.pth")
     assert {a["score"] for a in _predictions(out)["annotations"]} == {0.625}
+
+
+def test_weights_of_another_model_are_refused(run, pictures, tmp_path):
+    torch.save({"model": {"score": torch.ones(3)}}, tmp_path / "other.pth")
+    with pytest.raises(UnfittingCheckpointError, match=r"score: file \(3,\), model"):
+        run(pictures, weights=f"train.init_checkpoint={tmp_path}/other.pth")
+    assert not (tmp_path / "out").exists()
 
 
 def test_threshold_is_inclusive_and_applies_to_each_detection(run, pictures):

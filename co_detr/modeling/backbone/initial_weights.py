@@ -7,8 +7,9 @@ from typing import Any
 import timm
 import torch
 from timm.layers import trunc_normal_
-from timm.models import load_state_dict
 from torch import Tensor, nn
+
+from co_detr.checkpoint.reading import read_tensors
 
 
 def init_linear(module: nn.Module) -> None:
@@ -26,17 +27,15 @@ def overlay_of_file(path: str | Path) -> dict[str, Any]:
     adapted, the classifier is dropped.
 
     Args:
-        path: a classification checkpoint, .safetensors or .pth.
+        path: a classification checkpoint, in any format that `read_checkpoint` reads.
 
     Returns:
         the `pretrained_cfg_overlay` of `timm.create_model`; the weights are its "state_dict".
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, UnsafeCheckpointError, DamagedCheckpointError: as `read_checkpoint`.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is not a file, so no pretrained weights can be read")
-    return {"state_dict": load_state_dict(str(path), weights_only=True), "custom_load": False}
+    return {"state_dict": read_tensors(path), "custom_load": False}
 
 
 def check_taken(model: Mapping[str, Tensor], source: Mapping[str, Tensor], path: Any) -> None:

@@ -3,55 +3,18 @@
 import contextlib
 import os
 import pickle
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import IO, Any
 
-import numpy as np
 import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from co_detr.checkpoint.array_pickle import load_arrays
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from .name_matching import match_by_suffix
-
-_REBUILD_ARRAY = np.empty(1).__reduce__()[0]
-_REBUILD_SCALAR = np.float32(0).__reduce__()[0]
-_REBUILD_FROM_BUFFER = np.empty(1).__reduce_ex__(5)[0]
-
-# Everything an array can be pickled with; the private module was renamed in numpy 2.
-_ARRAY_GLOBALS = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    **{
-        (f"numpy.{core}.{module}", function.__name__): function
-        for core in ("core", "_core")
-        for module, function in (
-            ("multiarray", _REBUILD_ARRAY),
-            ("multiarray", _REBUILD_SCALAR),
-            ("numeric", _REBUILD_FROM_BUFFER),
-        )
-    },
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain Python values and numpy arrays, and refuses to call anything else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Python 2 and low pickle protocols write bytes as text to be encoded.
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode("latin1")
-        try:
-            return _ARRAY_GLOBALS[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"refused to load {module}.{name}: a .pkl checkpoint may hold numpy arrays and "
-                "plain values only. Convert it to a .pth file if you trust its origin."
-            ) from None
 
 
 @contextlib.contextmanager
@@ -138,7 +101,7 @@ class DetectionCheckpointer(Checkpointer):
         """
         if f.endswith(".pkl"):
             with open(f, "rb") as file:
-                content = _ArrayUnpickler(file, encoding="latin1").load()
+                content = load_arrays(file)
             if not isinstance(content, dict) or not {"model", "__author__"} <= content.keys():
                 raise ValueError(
                     f"{f} has no 'model' and '__author__' as the files of the model zoo have; "
