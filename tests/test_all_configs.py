@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import tiny_dataset
 from detectron2.config import instantiate
-from detectron2.evaluation import LVISEvaluator
 from recipes import RECIPES
 from zoo import RELEASES, meta_model
 
 from co_detr import model_zoo
 from co_detr.engine.train import build_optimizer
+from co_detr.evaluation.evaluators import LVISEvaluator
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools/analyze_model.py")

@@ -8,12 +8,12 @@ import pytest
 import tiny_dataset
 import torch
 from detectron2.config import LazyCall as L
-from detectron2.evaluation import LVISEvaluator
 from golden import narrow_resnet50
 from omegaconf import OmegaConf
 
 from co_detr import model_zoo
 from co_detr.engine.train import do_train
+from co_detr.evaluation.evaluators import LVISEvaluator
 
 DEFORMABLE, DINO = "co_deformable_detr/co_deformable_detr_", "co_dino/co_dino_"
 FAMILIES = {

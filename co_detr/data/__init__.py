@@ -1,4 +1,4 @@
-"""Datasets, augmentation and the training loader.
+"""Datasets, augmentation and the data loaders.
 
 Importing it registers the digits dataset and Objects365.
 """
@@ -9,16 +9,21 @@ from co_detr.data.augmentation import RandomChoice, ResizeShortestEdge, detr_aug
 from co_detr.data.copy_paste import CopyPaste
 from co_detr.data.dataset import load_dataset
 from co_detr.data.large_scale_jitter import large_scale_jitter
-from co_detr.data.loader import build_train_loader
+from co_detr.data.loader import build_test_loader, build_train_loader
 from co_detr.data.mapper import DetectionMapper
+from co_detr.data.pictures import UnreadablePicture, picture_size, read_picture
 
 __all__ = [
     "CopyPaste",
     "DetectionMapper",
     "RandomChoice",
     "ResizeShortestEdge",
+    "UnreadablePicture",
+    "build_test_loader",
     "build_train_loader",
     "detr_augmentation",
     "large_scale_jitter",
     "load_dataset",
+    "picture_size",
+    "read_picture",
 ]

@@ -10,11 +10,22 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
     """For strips too: where `max_size` would leave nothing of the shorter side, a pixel is kept."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        resize = super().get_transform(image)
-        if not isinstance(resize, T.ResizeTransform) or min(resize.new_h, resize.new_w) > 0:
-            return resize
-        new_h, new_w = max(resize.new_h, 1), max(resize.new_w, 1)
-        return T.ResizeTransform(resize.h, resize.w, new_h, new_w, self.interp)
+        return keep_a_pixel(super().get_transform(image))
+
+
+class ResizeScale(T.ResizeScale):
+    """For strips too: where the scale would leave nothing of the shorter side, a pixel is kept."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return keep_a_pixel(super().get_transform(image))
+
+
+def keep_a_pixel(resize: T.Transform) -> T.Transform:
+    """A resize to sides of at least one pixel; anything else is returned as it is."""
+    if not isinstance(resize, T.ResizeTransform) or min(resize.new_h, resize.new_w) > 0:
+        return resize
+    new_h, new_w = max(resize.new_h, 1), max(resize.new_w, 1)
+    return T.ResizeTransform(resize.h, resize.w, new_h, new_w, resize.interp)
 
 
 class RandomChoice(T.Augmentation):

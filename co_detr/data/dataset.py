@@ -1,19 +1,19 @@
 """Loads registered datasets for training and evaluation, and says what is wrong with them."""
 
 import difflib
-import json
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+import pycocotools.mask as mask_util
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import print_instances_class_histogram
 from detectron2.structures import BoxMode
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-logger = logging.getLogger(__name__)
+from .annotations import Annotations, has_area, shorten
+from .registered import annotations_of, is_plain, listed, say_once
 
 
 def load_dataset(
@@ -22,17 +22,19 @@ def load_dataset(
     is_train: bool = True,
     filter_empty: bool = False,
     num_classes: int | None = None,
+    masks: bool = False,
 ) -> list[dict]:
-    """Load registered datasets after checking them.
+    """Load registered datasets after checking and repairing their annotations.
 
-    Images without objects are kept by default: they teach what is background. In training,
-    annotations whose box is empty inside its image are dropped, and their number is logged.
+    Images without objects are kept by default: they teach what is background. What training leaves
+    out is counted in the log, by reason.
 
     Args:
         names: one registered name, or several to be concatenated.
         is_train: whether there must be objects to learn from.
         filter_empty: whether to leave out images without objects that are not crowd regions.
         num_classes: what the model predicts; checked against the dataset's classes where given.
+        masks: whether masks are trained: then objects without one are left out.
 
     Returns:
         detectron2's records, one dict per image.
@@ -40,34 +42,90 @@ def load_dataset(
     Raises:
         KeyError: a name is not registered.
         FileNotFoundError: the annotation file or the image folder is missing.
-        ValueError: the file contradicts itself, or the dataset does not suit the model.
+        ValueError: the file contradicts itself, or the datasets do not suit each other or the
+            model.
     """
     names = [names] if isinstance(names, str) else list(names)
-    for name in names:
-        check_registered(name)
-        check_files(name)
-        # One reader is enough: the file is the same for all processes.
-        metadata = MetadataCatalog.get(name)
-        kind = metadata.get("evaluator_type")
-        if kind in ("coco", "lvis") and comm.is_main_process():
-            check_annotation_file(PathManager.get_local_path(metadata.json_file), kind)
-
-    dicts = get_detection_dataset_dicts(names, filter_empty=filter_empty)
+    dicts = [record for name in names for record in read_dataset(name)]
+    for name in names[1:]:
+        check_same_classes(names[0], name)
     for name in names:
         check_num_classes(name, num_classes)
     if is_train:
-        drop_empty_boxes(dicts, names)
-        if not any(
-            not annotation.get("iscrowd", 0)
-            for record in dicts
-            for annotation in record.get("annotations", ())
-        ):
+        dicts = trainable(dicts, ", ".join(names), masks=masks)
+    if filter_empty:
+        dicts = [record for record in dicts if _objects(record) or "annotations" not in record]
+        if not dicts:
             raise ValueError(
-                f"{', '.join(names)}: none of the {len(dicts)} images has an object to learn from "
-                "(an annotation of a listed category that is no crowd region and whose box is not "
-                "empty). Check `annotations` in the file, or whether it is the right file"
+                f"{', '.join(names)}: no image has an object: set filter_empty=False to keep them"
             )
+    classes = MetadataCatalog.get(names[0]).get("thing_classes")
+    if classes is not None and any("annotations" in record for record in dicts[:1]):
+        print_instances_class_histogram(dicts, classes)
     return dicts
+
+
+def read_dataset(name: str) -> list[dict]:
+    """The records of one registered dataset, its annotation file checked and repaired.
+
+    Raises:
+        KeyError, FileNotFoundError, ValueError: see `load_dataset`.
+    """
+    check_registered(name)
+    check_files(name)
+    annotations = annotations_of(name)
+    if annotations is not None and is_plain(name):
+        return records_of(annotations, MetadataCatalog.get(name).get("image_root", ""))
+    # A function of the user's own. What it reads by `load_coco_json` is repaired, too.
+    records = DatasetCatalog.get(name)
+    if not records:
+        raise ValueError(f"{name} has no images: check the function that it is registered with")
+    return _without_empty_boxes(records, name)
+
+
+def records_of(annotations: Annotations, image_root: str | os.PathLike) -> list[dict]:
+    """detectron2's records, one dict per image, in the order of the image ids.
+
+    Args:
+        annotations: of a file in COCO or LVIS format.
+        image_root: what the file names are relative to. LVIS files that tell a `coco_url` mean a
+            folder of it by the last but one part.
+    """
+    lvis = annotations.kind == "lvis"
+    labels = {category_id: label for label, category_id in enumerate(annotations.class_ids)}
+    records = {}
+    for image in sorted(annotations.images, key=lambda image: image["id"]):
+        file_name = image.get("file_name")
+        if lvis and image.get("coco_url"):
+            file_name = os.path.join(*image["coco_url"].split("/")[-2:])
+        records[image["id"]] = {
+            "file_name": os.path.join(image_root, file_name),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": [],
+        }
+        if lvis:
+            for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+                records[image["id"]][key] = image[key]
+    for annotation in annotations.annotations:
+        record = records[annotation["image_id"]]
+        entry = {
+            "iscrowd": annotation["iscrowd"],
+            "bbox": annotation["bbox"],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": labels[annotation["category_id"]],
+        }
+        segmentation = annotation.get("segmentation")
+        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+        if segmentation is not None:
+            entry["segmentation"] = segmentation
+        record["annotations"].append(entry)
+    return list(records.values())
+
+
+# ---------------------------------------------------------------------------------- checks
 
 
 def check_registered(name: str) -> None:
@@ -97,147 +155,132 @@ def check_files(name: str) -> None:
             )
 
 
-def check_annotation_file(json_file: str, kind: str = "coco") -> None:
-    """Look for contradictions in an annotation file that would spoil training in silence.
-
-    Raises ValueError naming the file, the first offender and the remedy: no JSON, missing
-    sections, images without name or size, repeated image or annotation ids, annotations of
-    unlisted images or categories, boxes that are not four finite numbers.
-
-    Args:
-        json_file: a local path.
-        kind: "coco" or "lvis"; the latter wants category ids from 1 without gaps.
-    """
-    try:
-        with open(json_file) as file:
-            content = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{json_file} is no JSON file ({error}): fetch it again") from error
-    sections = ("images", "categories")
-    if not isinstance(content, dict) or any(key not in content for key in sections):
-        raise ValueError(
-            f"{json_file} is no {kind.upper()} detection file: it needs the lists `images`, "
-            "`categories` and, for training, `annotations`"
-        )
-
-    _check_unique(json_file, "image", content["images"])
-    _check_unique(json_file, "category", content["categories"])
-    annotations = content.get("annotations", [])
-    if any("id" in annotation for annotation in annotations):
-        _check_unique(json_file, "annotation", annotations)
-
-    for image in content["images"]:
-        _check_image(json_file, image)
-    images = {image["id"] for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
-    if kind == "lvis" and categories != set(range(1, len(categories) + 1)):
-        raise ValueError(
-            f"{json_file} has the category ids {_shorten(sorted(categories))}: in LVIS format they "
-            f"run from 1 to their number, {len(categories)}. Number them anew, or register the "
-            "file with register_coco_instances"
-        )
-    for number, annotation in enumerate(annotations):
-        where = f"{json_file}: annotation {annotation.get('id', f'number {number}')}"
-        if annotation.get("image_id") not in images:
-            raise ValueError(
-                f"{where} belongs to image {annotation.get('image_id')}, which `images` does not "
-                "list: add the image or remove the annotation"
-            )
-        if annotation.get("category_id") not in categories:
-            raise ValueError(
-                f"{where} has category_id {annotation.get('category_id')}, which `categories` "
-                f"does not list (it has {_shorten(sorted(categories))}): add it there or correct "
-                "the annotation"
-            )
-        box = annotation.get("bbox")
-        if not _is_box(box):
-            raise ValueError(
-                f"{where} has the bbox {box}: it must be four finite numbers x, y, width, height "
-                "in pixels. Correct or remove the annotation"
-            )
-
-
 def check_num_classes(name: str, num_classes: int | None) -> None:
     """Raise ValueError unless a dataset has as many classes as the model predicts."""
     classes = MetadataCatalog.get(name).get("thing_classes")
     if num_classes is not None and classes is not None and len(classes) != num_classes:
         raise ValueError(
-            f"{name} has {len(classes)} classes ({_shorten(classes)}), but the model predicts "
+            f"{name} has {len(classes)} classes ({shorten(classes)}), but the model predicts "
             f"{num_classes}: set model.num_classes={len(classes)}, or use the dataset that the "
             "model is meant for"
         )
 
 
-def drop_empty_boxes(dicts: list[dict], names: Sequence[str]) -> int:
-    """Remove, in place, annotations whose box has no area inside its image; returns how many.
+def check_same_classes(name: str, other: str) -> None:
+    """Raise ValueError unless two datasets that are loaded have the same classes in one order.
+
+    A class is a place in the order of category ids, so the ids themselves may differ.
+    """
+    classes, others = (MetadataCatalog.get(n).get("thing_classes") for n in (name, other))
+    if classes is None or others is None or list(classes) == list(others):
+        return
+    if sorted(classes) == sorted(others):
+        what = "the same classes in another order of their ids"
+    else:
+        what = "other classes"
+    at = next((i for i, (a, b) in enumerate(zip(classes, others)) if a != b), None)
+    first = "" if at is None else f", first class {at}: {others[at]} instead of {classes[at]}"
+    raise ValueError(
+        f"{other} has {what} than {name}: {listed(others)} and {listed(classes)}{first}. A model "
+        "knows a class by its place in this order alone: write the same `categories`, with the "
+        "same ids, into both files, and the `category_id` of annotations by them. A category may "
+        "be without annotations"
+    )
+
+
+# ---------------------------------------------------------------------------------- training
+
+
+def trainable(dicts: list[dict], names: str, *, masks: bool = False) -> list[dict]:
+    """Records without the objects that training cannot use; their numbers are logged.
+
+    Args:
+        dicts: detectron2's records.
+        names: of the datasets, for the log.
+        masks: whether masks are trained.
+
+    Raises:
+        ValueError: nothing is left to learn from.
+    """
+    crowds = sum(bool(a.get("iscrowd", 0)) for r in dicts for a in r.get("annotations", ()))
+    if crowds:
+        say_once(
+            f"{names}: {crowds} annotations are crowd regions (`iscrowd` 1): training leaves them "
+            "out, and evaluation does not count what is found there",
+            logging.INFO,
+        )
+    objects = sum(len(_objects(record)) for record in dicts)
+    if not objects:
+        raise ValueError(
+            f"{names}: none of the {len(dicts)} images has an object to learn from (an annotation "
+            "of a listed category that is no crowd region and whose box is not empty); "
+            f"{crowds} annotations are crowd regions. Check `annotations` in the file, and "
+            "`iscrowd` in them: it is 1 for regions of many objects alone"
+        )
+    if not masks:
+        return dicts
+    dicts = [
+        (
+            {**record, "annotations": [a for a in record["annotations"] if _usable_for_masks(a)]}
+            if "annotations" in record
+            else record
+        )
+        for record in dicts
+    ]
+    left = sum(len(_objects(record)) for record in dicts)
+    if not left:
+        raise ValueError(
+            f"{names}: none of the {objects} objects has a mask, but masks are trained. For data "
+            "with boxes only, set use_instance_mask=False and recompute_boxes=False in "
+            "dataloader.train.mapper, and dataloader.train.mix=None"
+        )
+    if left < objects:
+        say_once(
+            f"{names}: left out {objects - left} objects without a mask in training, as masks are "
+            "trained"
+        )
+    return dicts
+
+
+def _objects(record: dict) -> list[dict]:
+    """The annotations of a record that are no crowd regions."""
+    return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+
+
+def _usable_for_masks(annotation: dict) -> bool:
+    return bool(annotation.get("iscrowd", 0) or annotation.get("segmentation"))
+
+
+def _without_empty_boxes(dicts: list[dict], name: str) -> list[dict]:
+    """Records without annotations whose box has no area inside its image; logs their number.
 
     COCO itself has a few boxes of zero width. A negative width would be turned around by
     transforms, and the box would come out as a valid one somewhere else.
     """
-    dropped = 0
+    kept, dropped = [], 0
     for record in dicts:
-        annotations = record.get("annotations")
-        if annotations:
+        if record.get("annotations"):
             size = record.get("height", math.inf), record.get("width", math.inf)
-            kept = [a for a in annotations if "bbox" not in a or _has_area(a, *size)]
-            dropped += len(annotations) - len(kept)
-            record["annotations"] = kept
+            annotations = [a for a in record["annotations"] if _has_area(a, *size)]
+            dropped += len(record["annotations"]) - len(annotations)
+            record = {**record, "annotations": annotations}
+        kept.append(record)
     if dropped:
-        logger.warning(
-            f"{', '.join(names)}: left out {dropped} annotations whose box is empty or lies "
-            "outside of its image"
+        say_once(
+            f"{name}: left out {dropped} annotations whose box is empty or lies outside of its "
+            "image"
         )
-    return dropped
+    return kept
 
 
 def _has_area(annotation: dict, height: float, width: float) -> bool:
     """Whether the box of a record's annotation has an area inside an image of that size."""
     mode = BoxMode(annotation.get("bbox_mode", BoxMode.XYXY_ABS))
-    if mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+    if "bbox" not in annotation or mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
         return True
     box = [float(v) for v in annotation["bbox"]]
     if not all(map(math.isfinite, box)):
         raise ValueError(f"a record has the bbox {box}: it must be finite numbers. Correct it")
-    x1, y1, x2, y2 = box
-    if mode == BoxMode.XYWH_ABS:
-        x2, y2 = x1 + x2, y1 + y2
-    return min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
-
-
-def _check_image(json_file: str, image: dict) -> None:
-    """Raise ValueError unless an image of an annotation file has a name and a size."""
-    sizes = image.get("height"), image.get("width")
-    if not all(isinstance(side, int | float) and side > 0 for side in sizes):
-        raise ValueError(
-            f"{json_file}: image {image['id']} has height and width {sizes}: give them in pixels"
-        )
-    if not (image.get("file_name") or image.get("coco_url")):
-        raise ValueError(f"{json_file}: image {image['id']} has no file_name: add it")
-
-
-def _is_box(box: object) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
-    )
-
-
-def _check_unique(json_file: str, kind: str, entries: list[dict]) -> None:
-    """Raise ValueError unless every entry has an id of its own."""
-    missing = next((entry for entry in entries if "id" not in entry), None)
-    if missing is not None:
-        raise ValueError(f"{json_file}: the {kind} {missing} has no `id`: give it one")
-    value, count = (
-        Counter(entry["id"] for entry in entries).most_common(1)[0] if entries else (0, 0)
-    )
-    if count > 1:
-        raise ValueError(
-            f"{json_file}: {count} entries have the {kind} id {value}; only one of them would be "
-            "used. Give each its own id"
-        )
-
-
-def _shorten(values: Sequence) -> str:
-    """At most ten of the values, as text."""
-    return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
+    if mode == BoxMode.XYXY_ABS:
+        box[2:] = box[2] - box[0], box[3] - box[1]
+    return has_area(box, height, width)

@@ -2,6 +2,8 @@
 
 from detectron2.data import transforms as T
 
+from co_detr.data.augmentation import ResizeScale
+
 PAD_VALUE = 114.0  # gray, of the 0..255 range; the released models were trained with it
 
 
@@ -21,7 +23,7 @@ def large_scale_jitter(
     if not 0 < low <= high:
         raise ValueError(f"scale must be a range of positive factors, got {tuple(scale)}")
     return [
-        T.ResizeScale(low, high, canvas, canvas),
+        ResizeScale(low, high, canvas, canvas),
         T.RandomCrop("absolute", (canvas, canvas)),
         T.RandomFlip(prob=0.5),
         # nothing is left to crop; masks are empty in the padding

@@ -1,28 +1,27 @@
-"""The training data loader: batch i depends on the seed and on i alone.
+"""The data loaders of training and of evaluation; pictures that cannot be read are left out.
 
-So a training run that was killed continues with the very batches, in order and in content, that it
-would have seen, whatever the number of workers and however far they had read ahead.
+In training, batch i depends on the seed and on i alone. So a run that was killed continues with the
+very batches, in order and in content, that it would have seen, whatever the number of workers and
+however far they had read ahead.
 """
 
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from detectron2.data import DatasetFromList
-from detectron2.data.detection_utils import SizeMismatchError
-from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-logger = logging.getLogger(__name__)
+from co_detr.data.pictures import UnreadablePicture
+from co_detr.data.unreadable import OrUnreadable, UnreadableCount, read_example
 
-# What reading a broken picture raises: Pillow's UnidentifiedImageError and truncated files are
-# OSErrors, broken PNG chunks SyntaxErrors; the last is a picture of another size than annotated.
-UNREADABLE = (OSError, SyntaxError, SizeMismatchError)
+logger = logging.getLogger(__name__)
 
 
 class Draw(int):
@@ -122,18 +121,14 @@ class TrainingDataset(Dataset):
     """Records, read and augmented by a mapper with random numbers of the sample's own.
 
     An image that cannot be read is logged and replaced by another one. Training goes on as long as
-    that stays the exception.
+    that stays the exception, see `UnreadableCount`, which each worker process has its own of.
 
     Args:
         dicts: detectron2's records.
-        mapper: makes a training example of a record, e.g. detectron2's `DatasetMapper`.
+        mapper: makes a training example of a record, e.g. `DetectionMapper`.
         seed: with the position of a sample in the stream, decides its augmentation.
-        max_unreadable: largest share of samples that may be unreadable, per worker process.
         mix: makes one example of two, the second of a random record, e.g. `CopyPaste`.
     """
-
-    # Below this many failures the share says little: a handful of broken files comes early or late.
-    PATIENCE = 10
 
     def __init__(
         self,
@@ -141,16 +136,13 @@ class TrainingDataset(Dataset):
         mapper: Callable[[dict], dict | None],
         *,
         seed: int,
-        max_unreadable: float = 0.01,
         mix: Callable[[dict, dict], dict] | None = None,
     ) -> None:
         self.records = DatasetFromList(dicts)
         self.mapper = mapper
         self.seed = seed
-        self.max_unreadable = max_unreadable
         self.mix = mix
-        self.num_read = 0
-        self.num_unreadable = 0
+        self.count = UnreadableCount()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -171,35 +163,16 @@ class TrainingDataset(Dataset):
             record = self.records[index]
             record.setdefault("annotations", [])
             try:
-                example = self.mapper(record)
-            except FileNotFoundError as error:
-                raise FileNotFoundError(
-                    f"the image {record.get('file_name')} is listed in the annotations but is "
-                    "not there: complete the image folder, or remove it from the annotations"
-                ) from error
-            except UNREADABLE as error:
+                example = read_example(self.mapper, record)
+                self.count.add_read()
+                if example is not None:
+                    return example
+            except UnreadablePicture as error:
                 in_a_row += 1
-                self._count_unreadable(record, error, in_a_row)
-                example = None
-            self.num_read += 1
-            if example is not None:
-                return example
+                self.count.add_unreadable(error)
+                if self.count.exceeds_limit or in_a_row >= self.count.ALWAYS_ALLOWED:
+                    raise self.count.too_many(error) from error
             index = np.random.randint(len(self))
-
-    def _count_unreadable(self, record: dict, error: Exception, in_a_row: int) -> None:
-        self.num_unreadable += 1
-        name = record.get("file_name")
-        logger.warning(
-            f"skipped unreadable image {name} ({type(error).__name__}: {error}); "
-            f"{self.num_unreadable} skipped so far in this process"
-        )
-        allowed = max(self.PATIENCE, self.max_unreadable * self.num_read)
-        if self.num_unreadable > allowed or in_a_row >= self.PATIENCE:
-            raise RuntimeError(
-                f"{self.num_unreadable} of {self.num_read + 1} images could not be read, the last "
-                f"one {name}: {error}. Fetch the images again, or remove the broken ones from the "
-                "annotations"
-            ) from error
 
 
 @contextmanager
@@ -278,6 +251,73 @@ def build_train_loader(
         # that an uninterrupted run does not take.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+class TestLoader(DataLoader):
+    """A loader of test examples whose batches lack the pictures that could not be read.
+
+    Batches without any are left out, so that there may be fewer than `len` says. Every picture left
+    out is logged by this process, wherever it was to be read.
+
+    Attributes:
+        left_out: files that the last pass over the data has left out.
+    """
+
+    __test__ = False  # no test, whatever its name says to pytest
+    left_out: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        """Raises RuntimeError when too many pictures cannot be read, see `UnreadableCount`."""
+        count = UnreadableCount(total=len(self.dataset))
+        self.left_out = ()
+        for batch in super().__iter__():
+            examples = []
+            for example in batch:
+                if not isinstance(example, UnreadablePicture):
+                    count.add_read()
+                    examples.append(example)
+                    continue
+                self.left_out += (str(example.file),)
+                count.add_unreadable(example)
+                if count.exceeds_limit:
+                    raise count.too_many(example)
+            if examples:
+                yield examples
+
+
+def build_test_loader(
+    dataset: list[dict],
+    *,
+    mapper: Callable[[dict], dict],
+    num_workers: int = 0,
+    batch_size: int = 1,
+) -> TestLoader:
+    """A loader of test examples in the order of the records, each rank its share.
+
+    Args:
+        dataset: detectron2's records, as `load_dataset` returns them.
+        mapper: makes an example of a record, e.g. `DetectionMapper(is_train=False, ...)`.
+        num_workers: reading processes per evaluating process; 0 reads in the latter.
+        batch_size: images per batch and process.
+    """
+    return TestLoader(
+        MapDataset(DatasetFromList(dataset), OrUnreadable(mapper)),
+        batch_size=batch_size,
+        sampler=InferenceSampler(len(dataset)),
+        num_workers=num_workers,
+        collate_fn=keep_list,
+    )
+
+
+def report_left_out(loader: Iterable[list[dict]]) -> None:
+    """Log, on the main process, what all ranks left out of an evaluation; all have to call it."""
+    files = sorted(sum(comm.all_gather(getattr(loader, "left_out", ())), ()))
+    if files:
+        shown = ", ".join(files[:10]) + (", ..." if len(files) > 10 else "")
+        logger.warning(
+            f"Left out of this evaluation: {len(files)} of {len(loader.dataset)} images, which "
+            f"could not be read: {shown}"
+        )
 
 
 def repeat_factors_of(dataset: list[dict], threshold: float) -> np.ndarray:

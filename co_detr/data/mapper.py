@@ -1,9 +1,15 @@
-"""From a dataset record to an example: masks as bitmaps, broken pictures named."""
+"""From a dataset record to an example: pictures as a person sees them, masks as bitmaps."""
 
 import copy
 
+import numpy as np
 import pycocotools.mask as mask_util
+import torch
 from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import check_image_size
+
+from co_detr.data.pictures import read_picture
 
 
 class DetectionMapper(DatasetMapper):
@@ -15,29 +21,33 @@ class DetectionMapper(DatasetMapper):
 
     With `recompute_boxes=True`, images without objects pass: detectron2 asks for their masks.
 
-    A picture that cannot be read is named by the error.
+    Pictures are read by `read_picture`: of all depths, with one error for all that are broken.
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Make an example of one record; the record stays as it is.
 
         Raises:
-            FileNotFoundError: there is no such picture.
-            OSError: the file is no whole picture.
+            UnreadablePicture: there is no such picture, or the file is no whole one.
+            SizeMismatchError: it has another size than the record says.
             ValueError: masks are wanted, but an object has none.
         """
         if self.is_train and self.use_instance_mask and self.instance_mask_format == "bitmask":
             dataset_dict = rasterized(dataset_dict)
-        try:
-            return super(DetectionMapper, self._for(dataset_dict)).__call__(dataset_dict)
-        except FileNotFoundError:
-            raise
-        except (OSError, SyntaxError) as error:  # the latter for broken chunks of a PNG file
-            raise OSError(
-                f"{dataset_dict.get('file_name')} cannot be read as a picture "
-                f"({type(error).__name__}: {error}): fetch it again, or remove it from the "
-                "annotations"
-            ) from error
+        example = copy.deepcopy(dataset_dict)
+        image = read_picture(example["file_name"], self.image_format)
+        check_image_size(example, image)
+
+        augmented = T.AugInput(image)
+        transforms = self.augmentations(augmented)
+        image = augmented.image
+        example["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if not self.is_train:
+            example.pop("annotations", None)
+        elif "annotations" in example:
+            mapper = self._for(example)
+            mapper._transform_annotations(example, transforms, image.shape[:2])
+        return example
 
     def _for(self, record: dict) -> "DetectionMapper":
         """This mapper, or one that leaves boxes alone where a record has none."""

@@ -21,7 +21,7 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -29,7 +29,8 @@ import co_detr
 from co_detr.checkpoint.class_names import classes_of_config
 from co_detr.checkpoint.loading import load_for_inference
 from co_detr.checkpoint.reading import check_readable, read_checkpoint
-from co_detr.data.dataset import check_files, check_registered
+from co_detr.data.loader import report_left_out
+from co_detr.data.preflight import check_datasets, settle_validation
 
 from . import build, resuming, signals
 from .arguments import load_config
@@ -119,6 +120,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
     logger.info(f"co_detr {co_detr.__version__}, detectron2: {co_detr.detectron2_origin()}")
     for warning in warnings:
         logger.warning(warning)
+    settle_validation(cfg)
     cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
     with naming_full_disk(output_dir):
         default_setup(cfg, args)
@@ -129,11 +131,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
     if not args.eval_only:
         build.total_batch_size(cfg)
         patience_of(cfg)
-    for split in ("test",) if args.eval_only else ("train", "test"):
-        names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names", default=())
-        for name in [names] if isinstance(names, str) else names:
-            check_registered(name)
-            check_files(name)
+    check_datasets(cfg, ("test",) if args.eval_only else ("train", "test"))
     return cfg
 
 
@@ -178,11 +176,11 @@ def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
         {task: {metric: value}} on the main process; {} on others or without an evaluator.
     """
     if cfg.dataloader.get("evaluator") is None:
-        logger.info("dataloader.evaluator is not set: nothing is evaluated")
         return {}
     loader = signals.shield_workers(instantiate(cfg.dataloader.test))
     evaluator = instantiate(cfg.dataloader.evaluator)
     results = inference_on_dataset(model, UntilAsked(loader), UnlessAsked(evaluator))
+    report_left_out(loader)
     if comm.is_main_process():
         print_csv_format(results)
     return results

@@ -6,7 +6,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from PIL import Image
 
-from co_detr.data import RandomChoice, detr_augmentation
+from co_detr.data import RandomChoice, ResizeShortestEdge, detr_augmentation
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,13 @@ def test_an_object_follows_its_pixels(tmp_path):
     assert seen > 30
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 700), (900, 3), (4000, 30)])
+def test_strips_keep_a_pixel_of_their_shorter_side():
+    # 1333 / 5000 of a pixel is less than half of one
+    resize = ResizeShortestEdge(800, 1333).get_transform(_image(1, 5000))
+    assert (resize.new_h, resize.new_w) == (1, 1333)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 700), (900, 3), (4000, 30), (1, 5000)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
 def test_awkward_pictures_come_through(tmp_path, size, mode):
     height, width = size

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_lvis_instances
@@ -70,7 +71,18 @@ def test_repeated_image_id_is_named(tiny):
 
 
 @pytest.mark.parametrize(
-    "box", [[1, 2, float("nan"), 4], [1, float("inf"), 3, 4], [1, 2, 3], [], None, [1, 2, "3", 4]]
+    "box",
+    [
+        [1, 2, float("nan"), 4],
+        [1, float("inf"), 3, 4],
+        [1, 2, 3],
+        [1, 2, 3, 4, 0.5],
+        [],
+        None,
+        "1, 2, 3, 4",
+        [1, 2, "3 px", 4],
+        [1, 2, None, 4],
+    ],
 )
 def test_boxes_that_are_not_four_numbers_are_named(tiny, box):
     tiny.content["annotations"][0]["bbox"] = box
@@ -86,7 +98,9 @@ def test_a_file_that_is_no_json_is_named(tiny):
         load_dataset(name)
 
 
-@pytest.mark.parametrize("key, value", [("height", None), ("width", 0), ("height", "40")])
+@pytest.mark.parametrize(
+    "key, value", [("height", None), ("width", 0), ("height", 40.5), ("width", "")]
+)
 def test_an_image_without_size_is_named(tiny, key, value):
     tiny.content["images"][2][key] = value
     with pytest.raises(ValueError, match="image 3 has height and width"):
@@ -136,6 +150,107 @@ def test_training_needs_an_object_somewhere(tiny):
 def test_evaluation_does_not_need_objects(tiny):
     tiny.content["annotations"] = []
     assert len(load_dataset(tiny.register(), is_train=False)) == 4
+
+
+# ---------------------------------------------------------------- what training leaves out
+
+
+def triangles(tiny):
+    for annotation in tiny.content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
+
+
+def test_crowd_regions_are_counted(tiny, caplog):
+    caplog.set_level("INFO")
+    tiny.content["annotations"][1]["iscrowd"] = 1
+    name = tiny.register()
+    load_dataset(name)
+    assert f"{name}: 1 annotations are crowd regions" in caplog.text
+
+
+def test_objects_without_a_mask_are_left_out_where_masks_are_trained(tiny, caplog):
+    triangles(tiny)
+    tiny.content["annotations"][0]["segmentation"] = [[1, 1, 2, 2]]  # a stroke
+    tiny.content["annotations"][2]["segmentation"] = []
+    name = tiny.register()
+    assert [len(record["annotations"]) for record in load_dataset(name)] == [2, 1, 1, 0]
+    dicts = load_dataset(name, masks=True)
+    assert [[a["category_id"] for a in record["annotations"]] for record in dicts] == [
+        [1],
+        [],
+        [0],
+        [],
+    ]
+    assert "1 annotations have polygons of fewer than three points" in caplog.text
+    assert f"{name}: left out 2 objects without a mask in training" in caplog.text
+
+
+def test_evaluation_leaves_no_object_out_for_its_mask(tiny):
+    triangles(tiny)
+    del tiny.content["annotations"][0]["segmentation"]
+    dicts = load_dataset(tiny.register(), is_train=False, masks=True)
+    assert [len(record["annotations"]) for record in dicts] == [2, 1, 1, 0]
+
+
+def test_masks_cannot_be_trained_without_any(tiny):
+    with pytest.raises(
+        ValueError, match="none of the 4 objects has a mask.*use_instance_mask=False"
+    ):
+        load_dataset(tiny.register(), masks=True)
+
+
+def test_data_of_crowd_regions_alone_says_what_iscrowd_is_for(tiny):
+    for annotation in tiny.content["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.raises(
+        ValueError, match="4 annotations are crowd regions.*regions of many objects"
+    ):
+        load_dataset(tiny.register())
+
+
+# ---------------------------------------------------------------- several datasets, metadata
+
+
+def test_datasets_are_concatenated(tiny):
+    names = [tiny.register(), tiny.register()]
+    assert [record["image_id"] for record in load_dataset(names)] == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_datasets_with_other_classes_are_not(tiny):
+    first = tiny.register()
+    tiny.content["categories"][0]["name"] = "buoy"
+    with pytest.raises(ValueError, match=f"other classes than {first}.*buoy.*lamp"):
+        load_dataset([first, tiny.register()])
+
+
+def test_classes_that_were_registered_must_be_those_of_the_file(tiny):
+    name = tiny.register()
+    MetadataCatalog.get(name).thing_classes = ["boat", "lantern"]
+    with pytest.raises(ValueError, match="registered with the classes.*lantern.*boat, lamp"):
+        load_dataset(name)
+
+
+def test_repaired_ids_and_names_replace_those_that_detectron2_has_read(tiny):
+    """A script may have loaded the dataset before, without repairs."""
+    for category in tiny.content["categories"]:
+        category.update(id=str(category["id"]), name="boat")
+    for annotation in tiny.content["annotations"]:
+        annotation["category_id"] = str(annotation["category_id"])
+    name = tiny.register()
+    DatasetCatalog.get(name)
+    load_dataset(name)
+    metadata = MetadataCatalog.get(name)
+    assert metadata.thing_dataset_id_to_contiguous_id == {5: 0, 9: 1}
+    assert metadata.thing_classes == ["boat (id 5)", "boat (id 9)"]
+
+
+def test_run_lengths_become_those_of_pycocotools(tiny):
+    runs = {"size": [40, 60], "counts": [90, 3, 2307]}
+    tiny.content["annotations"][0]["segmentation"] = runs
+    (first, second), *_ = (record["annotations"] for record in load_dataset(tiny.register()))
+    assert mask_util.area(first["segmentation"]) == 3
+    assert "segmentation" not in second
 
 
 # ---------------------------------------------------------------- LVIS format

@@ -154,6 +154,27 @@ def test_awkward_pictures_come_through(tmp_path, size):
     assert len(example["instances"]) == 0
 
 
+def test_strips_keep_a_pixel_of_their_shorter_side(monkeypatch):
+    # 1024 * 0.1 / 5000 of 1 and 5000 rows are 0.02 and 102.4
+    strip, column = np.zeros((1, 5000, 3), np.uint8), np.zeros((5000, 1, 3), np.uint8)
+    resize = large_scale_jitter(canvas=1024, scale=(0.1, 0.1))[0]
+    for image, size in ((strip, (1, 102)), (column, (102, 1))):
+        transform = resize.get_transform(image)
+        assert (transform.new_h, transform.new_w) == size
+        assert transform.apply_image(image).shape == (*size, 3)
+        # all of the one row is in the box: it grows to a pixel, too
+        height, width = image.shape[:2]
+        box = transform.apply_box(np.array([[0.0, 0.0, width, height]]))
+        assert box[0].tolist() == pytest.approx([0, 0, *size[::-1]])
+
+    # detectron2's own rounds to nothing
+    def nothing(self, image):
+        return T.ResizeTransform(1, 5000, 0, 102, Image.BILINEAR)
+
+    monkeypatch.setattr(T.ResizeScale, "get_transform", nothing)
+    assert resize.get_transform(strip).apply_image(strip).shape == (1, 102, 3)
+
+
 def test_boxes_are_recomputed_from_masks_only_where_there_are_objects(record, monkeypatch):
     """detectron2's mapper asks for the masks of an image without objects, which has none."""
     crowd = {**record, "annotations": [{**record["annotations"][0], "iscrowd": 1}]}
@@ -161,13 +182,12 @@ def test_boxes_are_recomputed_from_masks_only_where_there_are_objects(record, mo
     for empty in (crowd, {**record, "annotations": []}):
         assert len(mapper(empty)["instances"]) == 0
 
-    def asked(self, record):
-        return self.recompute_boxes
+    asked = []
 
-    monkeypatch.setattr(DatasetMapper, "__call__", asked)
-    assert [mapper(r) for r in (record, crowd, {**record, "annotations": []}, record)] == [
-        True,
-        False,
-        False,
-        True,
-    ]
+    def note(self, *_):
+        asked.append(self.recompute_boxes)
+
+    monkeypatch.setattr(DatasetMapper, "_transform_annotations", note)
+    for example in (record, crowd, {**record, "annotations": []}, record):
+        mapper(example)
+    assert asked == [True, False, False, True]

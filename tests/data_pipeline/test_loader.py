@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetMapper
+from PIL import Image
 
 from co_detr.data import build_train_loader, detr_augmentation, load_dataset
 from co_detr.data.loader import (
@@ -210,7 +211,7 @@ def test_a_picture_of_another_size_than_annotated_is_skipped(tiny, caplog):
     tiny.content["images"][1].update(height=40, width=60)
     dataset = TrainingDataset(load_dataset(tiny.register()), _mapper(), seed=0)
     assert dataset[Draw(1, 0)]["image_id"] != 2
-    assert "SizeMismatchError" in caplog.text
+    assert "unreadable: " in caplog.text and "2.png: SizeMismatchError: " in caplog.text
 
 
 def test_training_stops_when_no_picture_can_be_read(tiny):
@@ -229,11 +230,30 @@ def test_training_stops_when_a_large_share_cannot_be_read(tiny):
             dataset[Draw(position % 4, position)]
 
 
-def test_a_missing_picture_is_an_error_with_its_path(tiny):
-    (tiny.root / "3.png").unlink()
+def test_a_picture_that_vanishes_is_skipped_and_named(tiny, caplog):
     dataset = TrainingDataset(load_dataset(tiny.register()), _mapper(), seed=0)
-    with pytest.raises(FileNotFoundError, match="3.png.*is not there"):
-        dataset[Draw(2, 0)]
+    (tiny.root / "3.png").unlink()
+    assert dataset[Draw(2, 0)]["image_id"] in {1, 2, 4}
+    assert "3.png: there is no such file; left out" in caplog.text
+
+
+def test_errors_of_readers_other_than_ours_count_too(caplog):
+    def mapper(record):
+        if record["file_name"] == "bomb.png":
+            raise Image.DecompressionBombError("too large")
+        return record
+
+    dataset = TrainingDataset([{"file_name": "bomb.png"}, {"file_name": "a.png"}], mapper, seed=0)
+    assert dataset[Draw(0, 0)]["file_name"] == "a.png"
+    assert "unreadable: bomb.png: too large" in caplog.text
+
+
+def test_other_errors_are_not_hidden():
+    def mapper(record):
+        raise KeyError("a mistake in the mapper")
+
+    with pytest.raises(KeyError, match="a mistake"):
+        TrainingDataset([{}], mapper, seed=0)[Draw(0, 0)]
 
 
 def test_records_without_annotations_become_examples_without_boxes(tiny):

@@ -1,4 +1,4 @@
-"""A batch in parts gives the losses and the update of the whole batch, also on several processes."""
+"""A batch in parts gives the losses and update of the whole batch, also on several processes."""
 
 import copy
 import itertools

@@ -166,6 +166,15 @@ def test_a_run_can_do_without_evaluation(tmp_path):
     assert not (tmp_path / "model_best.pth").exists()
 
 
+@pytest.mark.parametrize("none", ["null", "None"])
+def test_a_run_can_do_without_a_validation_set(tmp_path, none):
+    overrides = [f"dataloader.test={none}", "train.max_iter=5"]
+    assert main(arguments(tmp_path, *overrides)) == {}
+    assert not (tmp_path / "model_best.pth").exists()
+    assert (tmp_path / "model_final.pth").exists()
+    assert (tmp_path / "log.txt").read_text().count("nothing is evaluated") == 1
+
+
 def test_a_finished_run_can_be_prolonged(tmp_path, whole):
     # the schedule depends on the length of the run, so the rate is held constant
     constant = ["lr_multiplier.end_value=1.0"]

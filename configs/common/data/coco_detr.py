@@ -1,17 +1,17 @@
 """COCO 2017 with the augmentation of DETR; training on 16 images per iteration."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import COCOEvaluator
 from omegaconf import OmegaConf
 
 from co_detr.data import (
     DetectionMapper,
     ResizeShortestEdge,
+    build_test_loader,
     build_train_loader,
     detr_augmentation,
     load_dataset,
 )
+from co_detr.evaluation.evaluators import COCOEvaluator
 
 # Where the block is used without a model or a training section, the checks on them are left out.
 NUM_CLASSES = "${oc.select:model.num_classes,null}"
@@ -24,6 +24,7 @@ dataloader.train = L(build_train_loader)(
         is_train=True,
         filter_empty=False,
         num_classes=NUM_CLASSES,
+        masks="${oc.select:dataloader.train.mapper.use_instance_mask,false}",
     ),
     mapper=L(DetectionMapper)(
         is_train=True,
@@ -44,7 +45,7 @@ dataloader.train = L(build_train_loader)(
     start_iter=0,
 )
 
-dataloader.test = L(build_detection_test_loader)(
+dataloader.test = L(build_test_loader)(
     dataset=L(load_dataset)(
         names="coco_2017_val",
         is_train=False,

@@ -1,7 +1,8 @@
 """What turns a data block of COCO into one of LVIS v1."""
 
 from detectron2.config import LazyCall as L
-from detectron2.evaluation import LVISEvaluator
+
+from co_detr.evaluation.evaluators import LVISEvaluator
 
 
 def use_lvis(dataloader, max_detections=300):

@@ -78,9 +78,16 @@ class COCOEvaluator(DatasetEvaluator):
                 f"the metadata of '{dataset_name}' has no json_file: register the dataset with "
                 "register_coco_instances, or set json_file to a COCO-format annotation file"
             )
+        with open(PathManager.get_local_path(self._metadata.json_file)) as file:
+            content = json.load(file)
+        content.setdefault("info", {})  # loadRes copies it
+        # pycocotools takes the id 0 for "not matched" and keeps ids as floats; nobody sees them
+        for number, annotation in enumerate(content.get("annotations", ()), start=1):
+            annotation["id"] = number
+        self._coco = COCO()
+        self._coco.dataset = content
         with contextlib.redirect_stdout(io.StringIO()):
-            self._coco = COCO(PathManager.get_local_path(self._metadata.json_file))
-        self._coco.dataset.setdefault("info", {})  # loadRes copies it
+            self._coco.createIndex()
         self._predictions: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -166,7 +173,7 @@ class COCOEvaluator(DatasetEvaluator):
         self, task: str, detections: list[dict[str, Any]], img_ids: Iterable[int] | None
     ) -> dict[str, float]:
         if not detections:
-            self._logger.warning("No detections at all: every %s metric is NaN.", task)
+            self._logger.warning("No detections at all for %s.", task)
             return {name: float("nan") for name in _METRICS}
         if task == "segm":
             # loadRes takes the area from the box where there is one; a mask has its own

@@ -63,6 +63,10 @@ class LVISEvaluator(DatasetEvaluator):
                 "register_lvis_instances"
             )
         self._lvis = LVIS(PathManager.get_local_path(self._metadata.json_file))
+        # the package takes the id 0 for "not matched" and keeps ids as floats; nobody sees them
+        for number, annotation in enumerate(self._lvis.dataset["annotations"], start=1):
+            annotation["id"] = number
+        self._lvis._create_index()
         self._predictions: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -102,7 +106,7 @@ class LVISEvaluator(DatasetEvaluator):
             self._logger.info("Saving results to %s", path)
             with PathManager.open(path, "w") as f:
                 json.dump(detections, f)
-        if "annotations" not in self._lvis.dataset:
+        if not self._lvis.dataset["annotations"]:
             self._logger.info("The annotation file has no annotations: results are only written.")
             return {}
         return OrderedDict((task, self._evaluate_task(task, detections)) for task in tasks)
@@ -121,7 +125,7 @@ class LVISEvaluator(DatasetEvaluator):
         from lvis import LVISEval, LVISResults
 
         if not detections:
-            self._logger.warning("No detections at all: every %s metric is NaN.", task)
+            self._logger.warning("No detections at all for %s.", task)
             return {name: float("nan") for name in _METRICS}
         # the package writes its own fields into the dicts; a mask has its own area
         own_area = ("bbox",) if task == "segm" else ()

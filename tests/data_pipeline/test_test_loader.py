@@ -1,0 +1,71 @@
+"""The test loader leaves out what cannot be read, and evaluation goes on."""
+
+import pytest
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+
+from co_detr.data import DetectionMapper, build_test_loader, load_dataset
+from co_detr.data.loader import report_left_out
+
+
+def _loader(dicts, **options):
+    mapper = DetectionMapper(False, augmentations=[], image_format="RGB")
+    return build_test_loader(dicts, mapper=mapper, **options)
+
+
+def _ids(loader):
+    return [[example["image_id"] for example in batch] for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_lack_the_pictures_that_are_unreadable(tiny, caplog, workers):
+    dicts = load_dataset(tiny.register(), is_train=False)
+    (tiny.root / "2.png").write_bytes(b"")
+    (tiny.root / "3.png").unlink()
+    (tiny.root / "4.png").write_bytes((tiny.root / "1.png").read_bytes())  # of another size
+    loader = _loader(dicts, num_workers=workers, batch_size=2)
+    assert _ids(loader) == [[1]] and len(loader) == 2  # the second batch is empty
+    assert [name[-5:] for name in loader.left_out] == ["2.png", "3.png", "4.png"]
+    assert "2.png: the file is empty" in caplog.text
+    assert "3.png: there is no such file" in caplog.text
+    assert "4.png: SizeMismatchError" in caplog.text
+    caplog.clear()
+    report_left_out(loader)
+    assert "Left out of this evaluation: 3 of 4 images" in caplog.text and "2.png" in caplog.text
+    (tiny.root / "2.png").write_bytes((tiny.root / "1.png").read_bytes())
+    assert _ids(loader) == [[1]] and len(loader.left_out) == 3  # counted anew
+
+
+def test_evaluation_goes_on_also_where_no_picture_is_left(tiny):
+    class Seen(DatasetEvaluator):
+        def reset(self):
+            self.ids = []
+
+        def process(self, inputs, outputs):
+            self.ids += [x["image_id"] for x in inputs]
+
+        def evaluate(self):
+            return {"seen": self.ids}
+
+    dicts = load_dataset(tiny.register(), is_train=False)
+    assert inference_on_dataset(list, _loader(dicts), Seen()) == {"seen": [1, 2, 3, 4]}
+    for path in tiny.root.iterdir():
+        path.write_bytes(b"no picture")
+    assert inference_on_dataset(list, _loader(dicts), Seen()) == {"seen": []}
+
+
+def test_too_many_unreadable_pictures_end_an_evaluation(tiny):
+    dicts = load_dataset(tiny.register(), is_train=False)
+    (tiny.root / "2.png").write_bytes(b"no picture")
+    assert len(_ids(_loader(10 * dicts))) == 30  # ten are allowed
+    with pytest.raises(RuntimeError, match="11 of 42 images could not be read, .*2.png"):
+        _ids(_loader(11 * dicts))
+    _ids(_loader(11 * dicts + 1100 * dicts[:1], batch_size=100))  # 11 of 1144 are less than 1 %
+
+
+def test_the_report_is_silent_where_all_was_read(tiny, caplog):
+    name = tiny.register()
+    loader = _loader(load_dataset(name, is_train=False))
+    _ids(loader)
+    report_left_out(loader)
+    report_left_out([])  # some other loader
+    assert "Left out" not in caplog.text
