@@ -236,12 +236,11 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     trainer.register_hooks([KeepFrozen(frozen)] if frozen else [])
     trainer.register_hooks(build_hooks(cfg, model, ema, checkpointer, evaluate))
     start_iter = load_weights(cfg, trainer, checkpointer, resume=resume)
-    if is_complete(cfg, start_iter):
-        return results
-    trainer.register_hooks(build_writers(cfg))
-    trainer.data_loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
     with signals.postponed():
-        trainer.train(start_iter, train.max_iter)
+        if not is_complete(cfg, start_iter):
+            trainer.register_hooks(build_writers(cfg))
+            trainer.data_loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
+            trainer.train(start_iter, train.max_iter)
         if ema is not None:
             final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)
             final.save("model_final_ema")
