@@ -263,6 +263,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     setup_logger(name="co_detr")
     setup_logger(name="fvcore")
+    # the predictor is built without weights, which follow; fvcore would call that "from scratch"
+    logging.getLogger("fvcore.common.checkpoint").addFilter(
+        lambda record: "from scratch" not in record.getMessage()
+    )
     paths = find_images(args.input)
     cfg = tool_config(args)
     categories = load_categories(cfg)
