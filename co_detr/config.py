@@ -137,8 +137,20 @@ def to_lazy_config(cfg: CfgNode) -> DictConfig:
 
 @META_ARCH_REGISTRY.register()
 def build_lazy_model(cfg: CfgNode) -> nn.Module:
-    """Build the model of a node that `to_cfg_node` made; `build_model(cfg)` ends up here."""
+    """Build the model of a node that `to_cfg_node` made; `build_model(cfg)` ends up here.
+
+    Raises:
+        ValueError: INPUT.FORMAT is not the order of channels that the model is made for.
+    """
     model = to_lazy_config(cfg).model
+    wanted = model.get("image_format", cfg.INPUT.FORMAT)
+    if cfg.INPUT.FORMAT != wanted:
+        raise ValueError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, but the model is made for {wanted!r}: pictures "
+            f"would reach it with red and blue exchanged. Leave INPUT.FORMAT at {wanted!r}; for "
+            "weights that were trained otherwise, set image_format, pixel_mean and pixel_std of "
+            "the lazy config's model before to_cfg_node"
+        )
     return instantiate(without_pretrained(model) if cfg.MODEL.WEIGHTS else model)
 
 
