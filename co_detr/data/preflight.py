@@ -84,9 +84,9 @@ def on_main_process(check: Callable[[], Any]) -> None:
             check()
         except Exception as raised:
             error = raised
-    error = comm.all_gather(error)[0] or error
-    if error is not None:
-        raise error
+    shared = comm.all_gather(error)[0]  # without its traceback
+    if shared is not None:
+        raise error or shared
 
 
 def check_pictures_exist(records: Sequence[dict], name: str) -> None:

@@ -1,6 +1,5 @@
 """The model of a config as a predictor, and the names of its classes."""
 
-import json
 import logging
 import os
 
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from co_detr import model_zoo
 from co_detr.config import to_cfg_node
 from co_detr.data import ResizeShortestEdge
+from co_detr.data.annotations import read_categories
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.checkpoint import WholeFileCheckpointer
 from co_detr.engine.overrides import new_keys
@@ -87,9 +87,5 @@ def dataset_categories(name: str) -> list[dict]:
     json_file = metadata.get("json_file")
     if json_file is None or not os.path.isfile(json_file):
         return []
-    with open(json_file) as file:
-        categories = json.load(file)["categories"]
-    return [
-        {"id": category["id"], "name": category["name"]}
-        for category in sorted(categories, key=lambda category: category["id"])
-    ]
+    kind = "lvis" if metadata.get("evaluator_type") == "lvis" else "coco"
+    return [{"id": c["id"], "name": c["name"]} for c in read_categories(json_file, kind)]
