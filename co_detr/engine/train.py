@@ -26,6 +26,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import co_detr
+from co_detr.arguments import load_config
 from co_detr.checkpoint.class_names import classes_of_config
 from co_detr.checkpoint.loading import load_for_inference
 from co_detr.checkpoint.reading import check_readable, read_checkpoint
@@ -33,7 +34,6 @@ from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
 
 from . import build, resuming, signals
-from .arguments import load_config
 from .build import amp_dtype
 from .checkpoint import WholeFileCheckpointer
 from .early_stop import EarlyStop, has_stopped, patience_of

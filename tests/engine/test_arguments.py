@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from tiny_dataset import register
 
 from co_detr import model_zoo
+from co_detr.arguments import config_path, parse_arguments, split_overrides
 from co_detr.data import load_dataset
 from co_detr.engine import main
-from co_detr.engine.arguments import config_path, parse_arguments, split_overrides
 from co_detr.engine.overrides import apply_overrides, parse_value
 from co_detr.paths import expand_home
 
