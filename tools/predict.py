@@ -131,7 +131,6 @@ def main(argv: list[str] | None = None) -> int:
     from co_detr.inference.writers import ResultWriter
 
     setup_logger(name="co_detr")
-    setup_logger(name="fvcore")
     paths, skipped = find_pictures(args.input, recursive=args.recursive, output=args.output)
     cfg = tool_config(args)
     categories, named = load_categories(cfg)
