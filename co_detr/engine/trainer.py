@@ -26,7 +26,8 @@ from .optimizer_state import fit_optimizer_state, named_state
 
 logger = logging.getLogger(__name__)
 
-_SIGNAL = "signal_to_end"  # among the scalars of a step, the signal that asks this rank to end, or 0
+# among the scalars of a step: the signal that asks this rank to end, or 0
+_SIGNAL = "signal_to_end"
 
 
 class Trainer(SimpleTrainer):
