@@ -18,7 +18,9 @@ from . import signals
 
 logger = logging.getLogger(__name__)
 
-_SIGNAL = "signal_to_end"  # among the scalars of a step, the signal that asks this rank to end, or 0
+_SIGNAL = (
+    "signal_to_end"  # among the scalars of a step, the signal that asks this rank to end, or 0
+)
 
 
 class Trainer(SimpleTrainer):
