@@ -127,6 +127,33 @@ def test_predictor_looks_through_wrappers(lazy_cfg, weights, tmp_path):
     assert torch.equal(found, state["_orig_mod.encoder.level_embed"])
 
 
+def test_predictor_and_model_say_what_is_wrong_with_a_picture(lazy_cfg, weights):
+    predictor = DefaultPredictor(to_cfg_node(lazy_cfg, weights=weights))
+    picture = np.random.default_rng(5).integers(0, 256, (60, 90, 3), np.uint8)
+    for wrong in (picture / 255, picture.transpose(2, 0, 1), picture[:, :, 0]):
+        with pytest.raises(ValueError, match="the picture is a numpy.ndarray"):
+            predictor(wrong)
+    assert len(predictor(picture.astype(np.float32))["instances"]) == 20
+    with torch.no_grad(), pytest.raises(ValueError, match=r'\["image"\] .*multiply by 255'):
+        predictor.model([{"image": torch.as_tensor(picture.transpose(2, 0, 1) / 255)}])
+
+
+def test_a_node_with_another_order_of_channels_is_refused(lazy_cfg, weights):
+    cfg = to_cfg_node(lazy_cfg, weights=weights)
+    assert cfg.INPUT.FORMAT == "RGB"
+    cfg.INPUT.FORMAT = "BGR"
+    with pytest.raises(ValueError, match="INPUT.FORMAT is 'BGR', but the model is made for 'RGB'"):
+        DefaultPredictor(cfg)
+
+    lazy_cfg.model.image_format = "BGR"
+    lazy_cfg.model.pixel_mean, lazy_cfg.model.pixel_std = [9.0, 5.0, 1.0], [1.0, 1.0, 1.0]
+    predictor, seen = DefaultPredictor(to_cfg_node(lazy_cfg, weights=weights)), []
+    predictor.model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    picture = np.full((80, 96, 3), (19, 15, 11), np.uint8)
+    predictor(picture)
+    assert seen[0][0, :, 0, 0].tolist() == [10, 10, 10]  # each channel met its own mean
+
+
 def test_node_survives_dump_and_merge(lazy_cfg, tmp_path):
     cfg = to_cfg_node(lazy_cfg)
     (tmp_path / "node.yaml").write_text(cfg.dump())

@@ -97,6 +97,22 @@ def read_annotations(json_file: str, kind: str = "coco", *, any_ids: bool = Fals
     return _Reading(json_file, kind).repaired(any_ids)
 
 
+def read_categories(json_file: str, kind: str = "coco") -> list[dict]:
+    """The categories of an annotation file, repaired, in the order of classes.
+
+    Args:
+        json_file, kind: see `read_annotations`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_annotations`; faults of images and annotations
+            pass, but for their ids.
+    """
+    reading = _Reading(json_file, kind)
+    reading.repair_ids()
+    reading.repair_categories(any_ids=True)
+    return reading.categories
+
+
 class _Reading:
     """The repair of one file: its content, changed in place, and what was changed."""
 

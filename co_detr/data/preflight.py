@@ -31,13 +31,20 @@ SAMPLE = 50  # pictures of a dataset whose size is compared with the annotations
 
 
 def settle_validation(cfg: DictConfig) -> None:
-    """Switch evaluation off, in place, where `dataloader.test` is None or is missing; log it."""
-    if cfg.dataloader.get("test") in (None, "None"):  # a text if it comes from a command line
-        cfg.dataloader.test = cfg.dataloader.evaluator = None  # whose dataset is that of the test
+    """Switch evaluation off, in place, where there is nothing to evaluate on; log it.
+
+    That is where `dataloader.test` is None or is missing, or where its dataset has None for names:
+    then predictors still know from it how to resize pictures.
+    """
+    none = (None, "None")  # a text if it comes from a command line
+    if cfg.dataloader.get("test") in none:
+        cfg.dataloader.test = cfg.dataloader.evaluator = None
+    elif OmegaConf.select(cfg, "dataloader.test.dataset.names", default="other") in none:
+        cfg.dataloader.test.dataset.names = cfg.dataloader.evaluator = None
     if cfg.dataloader.get("evaluator") is None:
         logger.info(
-            "dataloader.test or dataloader.evaluator is None: nothing is evaluated, and there will "
-            "be no best checkpoint"
+            "no dataset in dataloader.test, or no dataloader.evaluator: nothing is evaluated, and "
+            "there will be no best checkpoint"
         )
 
 
@@ -57,6 +64,8 @@ def check_datasets(cfg: DictConfig, splits: Sequence[str]) -> None:
         ValueError: annotations are wrong, or datasets do not suit each other or the model.
         OSError: no picture of the sample can be read.
     """
+    if cfg.dataloader.get("evaluator") is None:
+        splits = [split for split in splits if split != "test"]  # nobody will read it
     datasets = {split: OmegaConf.select(cfg, f"dataloader.{split}.dataset") for split in splits}
     datasets = {split: node for split, node in datasets.items() if _names(node)}
     for node in datasets.values():
@@ -75,9 +84,9 @@ def on_main_process(check: Callable[[], Any]) -> None:
             check()
         except Exception as raised:
             error = raised
-    error = comm.all_gather(error)[0] or error
-    if error is not None:
-        raise error
+    shared = comm.all_gather(error)[0]  # without its traceback
+    if shared is not None:
+        raise error or shared
 
 
 def check_pictures_exist(records: Sequence[dict], name: str) -> None:
