@@ -4,6 +4,8 @@ import argparse
 import gzip
 import io
 import pickle
+import sys
+import types
 import zipfile
 
 import numpy as np
@@ -178,6 +180,19 @@ def test_pickled_objects_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "file.pth")
     with pytest.raises(UnsafeCheckpointError, match="could run code"):
         read_checkpoint(tmp_path / "file.pth")
+
+
+def test_the_log_that_mmengine_keeps_beside_weights_is_passed_over(tmp_path, monkeypatch):
+    history = type("HistoryBuffer", (), {"__module__": "mmengine.logging.history_buffer"})
+    buffer = history()
+    buffer._log_history, buffer._max_length = np.ones(3), 9
+    for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules["mmengine.logging.history_buffer"].HistoryBuffer = history
+    content = {"state_dict": STATE, "message_hub": {"log_scalars": {"train/loss": buffer}}}
+    torch.save(content, tmp_path / "epoch_1.pth")
+    monkeypatch.undo()  # as on a machine without it
+    assert read_tensors(tmp_path / "epoch_1.pth").keys() == STATE.keys()
 
 
 def test_a_folder_says_what_is_in_it(tmp_path):
