@@ -26,7 +26,9 @@ from .optimizer_state import fit_optimizer_state, named_state
 
 logger = logging.getLogger(__name__)
 
-_SIGNAL = "signal"  # among the scalars of a step, the signal that asks this rank to end, or 0
+_SIGNAL = (
+    "signal_to_end"  # among the scalars of a step, the signal that asks this rank to end, or 0
+)
 
 
 class Trainer(SimpleTrainer):
