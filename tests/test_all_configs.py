@@ -15,7 +15,7 @@ from recipes import RECIPES
 from zoo import RELEASES, meta_model
 
 from co_detr import model_zoo
-from co_detr.engine.train import build_optimizer
+from co_detr.engine.build import build_optimizer
 from co_detr.evaluation.evaluators import LVISEvaluator
 
 ROOT = Path(__file__).parents[1]

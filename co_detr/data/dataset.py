@@ -99,7 +99,7 @@ def records_of(annotations: Annotations, image_root: str | os.PathLike) -> list[
         if lvis and image.get("coco_url"):
             file_name = os.path.join(*image["coco_url"].split("/")[-2:])
         records[image["id"]] = {
-            "file_name": os.path.join(image_root, file_name),
+            "file_name": os.path.join(os.path.expanduser(image_root), file_name),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],

@@ -100,6 +100,7 @@ def check_pictures_exist(records: Sequence[dict], name: str) -> None:
         path = record.get("file_name")
         if path is None or "://" in path:
             continue
+        path = os.path.expanduser(path)
         folder, file = os.path.split(path)
         if folder not in listings:
             listings[folder] = (

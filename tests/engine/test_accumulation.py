@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import warnings
 
 import pytest
 import torch
@@ -10,15 +11,17 @@ import torch.multiprocessing as mp
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from omegaconf import OmegaConf
 from torch import nn
 
 from co_detr import model_zoo
 from co_detr.engine.accumulation import split
-from co_detr.engine.build import one_process_first
+from co_detr.engine.build import one_process_first, wrap_for_ddp
 from co_detr.engine.trainer import Trainer
 from co_detr.modeling.aux_heads import rcnn, rpn
 from co_detr.modeling.losses import LossTerm, normalize
 from co_detr.modeling.queries import customized, denoising
+from co_detr.modeling.whole_batch import WholeBatch, all_classes
 
 
 def train(model, batches, accumulate, iterations=1, **options):
@@ -178,8 +181,6 @@ def test_four_parts_of_two_equal_one_batch_of_eight(name, nothing_random):
 
 
 def test_the_federated_loss_scores_the_classes_of_the_whole_batch():
-    from co_detr.modeling.whole_batch import WholeBatch, all_classes
-
     batch = [{"instances": Instances((1, 1), gt_classes=torch.tensor(c))} for c in ([0], [3, 4])]
     part = [batch[1]["instances"].gt_classes]
     with WholeBatch(batch).use():
@@ -188,6 +189,9 @@ def test_the_federated_loss_scores_the_classes_of_the_whole_batch():
 
 
 # ---------------------------------------------------------------- several processes
+
+
+PARALLEL = {"train": {"device": "cpu", "ddp": {"broadcast_buffers": False}}}
 
 
 def _rank(rank, folder):
@@ -199,7 +203,9 @@ def _rank(rank, folder):
             file.write(f"{rank}")
     weights = []
     for accumulate in (1, 2):
-        ddp = nn.parallel.DistributedDataParallel(Counted())
+        with warnings.catch_warnings():  # the log of a job is free of them
+            warnings.simplefilter("error")
+            ddp = wrap_for_ddp(OmegaConf.create(PARALLEL), Counted())
         batch = [[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 1.0]][rank]
         logged = train(ddp, itertools.repeat(batch), accumulate, iterations=2)
         weights.append((ddp.module.weight.item(), logged))
