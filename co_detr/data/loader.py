@@ -316,7 +316,7 @@ def report_left_out(loader: Iterable[list[dict]]) -> None:
         shown = ", ".join(files[:10]) + (", ..." if len(files) > 10 else "")
         logger.warning(
             f"Left out of this evaluation: {len(files)} of {len(loader.dataset)} images, which "
-            f"could not be read and whose objects count as not found: {shown}"
+            f"could not be read; their objects do not count: {shown}"
         )
 
 

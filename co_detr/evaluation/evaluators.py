@@ -1,22 +1,25 @@
 """detectron2's evaluators of COCO and LVIS, on the annotations that training sees.
 
 Whatever ids a file has and whatever it leaves open, objects that are found count as found. Both
-detectron2s' evaluators become these, with three differences:
+detectron2s' evaluators become these, with four differences:
 
 - the annotation file is checked and repaired first, see `co_detr.data.annotations`;
+- pictures that the model was not given, since they could not be read, are left out;
 - a model that finds nothing has an AP of 0 where there are objects, which detectron2 has as NaN;
 - `LVISEvaluator` runs with a numpy that has no `numpy.float`.
 """
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import detectron2.evaluation
 import numpy as np
 from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 
 from co_detr.data.annotations import Annotations
 from co_detr.data.registered import annotations_of, say_once
@@ -35,9 +38,11 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         tasks = measurable(tasks, dataset_name, annotations_of(dataset_name, "coco"))
         super().__init__(dataset_name, tasks, *args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, dict[str, float]]:
-        """See detectron2."""
-        return with_zeros(super().evaluate(*args, **kwargs) or {}, self._dataset_name, "coco")
+    def evaluate(self, img_ids: Iterable[int | str] | None = None) -> dict[str, dict[str, float]]:
+        """See detectron2; without `img_ids`, on the pictures that were processed."""
+        seen = images_seen(self)
+        results = super().evaluate(img_ids=img_ids if img_ids is not None else seen)
+        return with_zeros(results or {}, self._dataset_name, "coco")
 
 
 class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
@@ -52,8 +57,34 @@ class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
         super().__init__(dataset_name, tasks, *args, **kwargs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """See detectron2."""
-        return with_zeros(super().evaluate() or {}, self._dataset_name, "lvis")
+        """See detectron2; on the pictures that were processed."""
+        with only_images(self._lvis_api, images_seen(self)):
+            results = super().evaluate()
+        return with_zeros(results or {}, self._dataset_name, "lvis")
+
+
+def images_seen(evaluator: Any) -> list[int | str]:
+    """The ids of the pictures that evaluators of all ranks have processed; every rank must ask."""
+    own = {prediction["image_id"] for prediction in evaluator._predictions}
+    ranks = comm.all_gather(own) if evaluator._distributed else [own]
+    return sorted(set().union(*ranks))
+
+
+@contextlib.contextmanager
+def only_images(lvis_api: Any, image_ids: Sequence[int]) -> Iterator[None]:
+    """Inside, an `lvis.LVIS` knows of no other pictures than these."""
+    dataset, kept = lvis_api.dataset, set(image_ids)
+    lvis_api.dataset = {
+        **dataset,
+        "images": [image for image in dataset["images"] if image["id"] in kept],
+        "annotations": [a for a in dataset["annotations"] if a["image_id"] in kept],
+    }
+    lvis_api._create_index()
+    try:
+        yield
+    finally:
+        lvis_api.dataset = dataset
+        lvis_api._create_index()
 
 
 def measurable(

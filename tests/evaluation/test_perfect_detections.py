@@ -373,6 +373,17 @@ def test_lvis_pictures_are_found_by_folder_and_name(register, tmp_path, slash):
     ]
 
 
+@pytest.mark.parametrize("kind", ["coco", "lvis"])
+def test_pictures_that_were_not_read_do_not_count(kind, register):
+    name = register(content(), kind)
+    records = load_dataset(name)
+    detectron2s, ours = (e(name, tasks=["bbox"], distributed=False) for e in EVALUATORS[kind])
+    assert evaluate(detectron2s, records[:1])["bbox"]["AP"] < 100
+    assert evaluate(ours, records[:1])["bbox"]["AP"] == pytest.approx(100)
+    found_in_the_second = evaluate(ours, records, lambda r: as_detections(r)[: r["image_id"] - 1])
+    assert found_in_the_second["bbox"]["AP"] < 100  # the others count again
+
+
 # ---------------------------------------------------------------------------- nothing found
 
 

@@ -62,11 +62,11 @@ class LVISEvaluator(DatasetEvaluator):
                 f"the metadata of '{dataset_name}' has no json_file: register the dataset with "
                 "register_lvis_instances"
             )
-        self._lvis = LVIS(PathManager.get_local_path(self._metadata.json_file))
+        self._lvis_api = LVIS(PathManager.get_local_path(self._metadata.json_file))
         # the package takes the id 0 for "not matched" and keeps ids as floats; nobody sees them
-        for number, annotation in enumerate(self._lvis.dataset["annotations"], start=1):
+        for number, annotation in enumerate(self._lvis_api.dataset["annotations"], start=1):
             annotation["id"] = number
-        self._lvis._create_index()
+        self._lvis_api._create_index()
         self._predictions: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -106,7 +106,7 @@ class LVISEvaluator(DatasetEvaluator):
             self._logger.info("Saving results to %s", path)
             with PathManager.open(path, "w") as f:
                 json.dump(detections, f)
-        if not self._lvis.dataset["annotations"]:
+        if not self._lvis_api.dataset["annotations"]:
             self._logger.info("The annotation file has no annotations: results are only written.")
             return {}
         return OrderedDict((task, self._evaluate_task(task, detections)) for task in tasks)
@@ -115,7 +115,9 @@ class LVISEvaluator(DatasetEvaluator):
         """Replace labels 0..K-1 by the category ids of the annotation file, in place."""
         id_map = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
         if id_map is None:  # LVIS numbers its categories from 1
-            original = {i: category for i, category in enumerate(sorted(self._lvis.get_cat_ids()))}
+            original = {
+                i: category for i, category in enumerate(sorted(self._lvis_api.get_cat_ids()))
+            }
         else:
             original = {label: category for category, label in id_map.items()}
         for detection in detections:
@@ -130,8 +132,8 @@ class LVISEvaluator(DatasetEvaluator):
         # the package writes its own fields into the dicts; a mask has its own area
         own_area = ("bbox",) if task == "segm" else ()
         detections = [{k: v for k, v in d.items() if k not in own_area} for d in detections]
-        results = LVISResults(self._lvis, detections, max_dets=self._max_dets)
-        evaluation = LVISEval(self._lvis, results, task)
+        results = LVISResults(self._lvis_api, detections, max_dets=self._max_dets)
+        evaluation = LVISEval(self._lvis_api, results, task)
         evaluation.params.max_dets = self._max_dets  # only names the recall rows
         with _alias_removed_from_numpy():
             evaluation.run()
