@@ -8,13 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
 from co_detr import model_zoo
-from co_detr.paths import expand_home
-
-from .overrides import apply_overrides
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +103,13 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> tuple[DictCo
     Returns:
         The config, `~` replaced by the home folder in all of it, and warnings to be logged.
     """
+    # late, so that `--help` answers at once
+    from detectron2.config import LazyConfig
+
+    from co_detr.paths import expand_home
+
+    from .overrides import apply_overrides
+
     cfg = LazyConfig.load(config_path(config_file))
     warnings = apply_overrides(cfg, overrides)
     expand_home(cfg)

@@ -97,9 +97,8 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     """
     with PathManager.open(file_name, "rb") as file:
         image = _apply_exif_orientation(Image.open(file))
-        if (
-            format in ("RGB", "BGR", "L") and image.mode[0] in "IF"
-        ):  # which Pillow would cut off at 255
+        # which Pillow would cut off at 255
+        if format in ("RGB", "BGR", "L") and image.mode[0] in "IF":
             from co_detr.data.pictures import gray_levels  # itself on top of this package
 
             image = Image.fromarray(gray_levels(file_name, image))
