@@ -7,7 +7,6 @@ cfg = model_zoo.get_config("co_deformable_detr/co_deformable_detr_r50_12ep")
 import difflib
 from pathlib import Path
 
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -54,4 +53,6 @@ def get_config_file(name: str) -> str:
 
 def get_config(name: str) -> DictConfig:
     """Load a config by name, e.g. "co_deformable_detr/co_deformable_detr_r50_12ep"."""
+    from detectron2.config import LazyConfig  # late: a command line needs the names alone
+
     return LazyConfig.load(get_config_file(name))

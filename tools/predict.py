@@ -138,11 +138,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.annotations is not None:
         ids = DatasetIds(args.annotations)
         categories = ids.categories_of(categories, named)
+    predictor = build_predictor(cfg, args.config_file)
     inputs = [*paths, *([args.annotations] if ids else [])]
     writer = ResultWriter(
         args.output, inputs, categories, results=args.results, overwrite=args.overwrite
     )
-    predictor = build_predictor(cfg, args.config_file)
 
     code = 0
     before = signal.signal(signal.SIGTERM, _end)

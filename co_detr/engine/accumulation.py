@@ -3,8 +3,8 @@
 Losses are divided by counts over the batch (matched boxes, positive anchors, ...), each loss by its
 own, so averaging the gradients of parts is not the gradient of the whole. The counts are known only
 after the forward pass. So every part goes through the model twice: once without gradients, which
-counts (`WholeBatch.survey`), and once for the gradients. That costs about a third more time than
-the large batch would, and no loss is left to approximation.
+counts (`WholeBatch.survey`), and once for the gradients. The price is a second forward pass; in
+return no loss is an approximation.
 
 What stays different from one large batch is what is random inside the model (dropout, noise of the
 denoising queries, sampling of anchors and boxes), drawn for each part as for a batch of its own,

@@ -83,7 +83,10 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
             "train.init_checkpoint=..."
         )
     if not path:
-        logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
+        logger.warning(
+            "Evaluating untrained weights: train.init_checkpoint is not set, and without --resume "
+            "checkpoints in train.output_dir are not looked at"
+        )
         return do_test(cfg, build.build_model(cfg, weights_follow=False))
     weights = read_checkpoint(path)
     if averaged and "ema" in weights.rest:  # a checkpoint from before they were wanted has none
