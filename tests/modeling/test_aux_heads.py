@@ -6,6 +6,7 @@ from detectron2.structures import Boxes, Instances
 
 from co_detr.modeling.aux_heads.atss import ATSSHead
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
+from co_detr.modeling.aux_heads.retinanet import RetinaNetHead
 from co_detr.modeling.aux_heads.rpn import RPN
 from co_detr.modeling.losses import normalize
 
@@ -14,8 +15,10 @@ SIZES = [(64, 96), (41, 50)]  # batch 64 x 96
 NUM_CLASSES = 5
 
 
-def make_atss(**kwargs):
-    return ATSSHead(in_channels=32, num_classes=NUM_CLASSES, strides=STRIDES, **kwargs)
+def maker(head, **options):
+    """What makes a dense head."""
+    common = dict(in_channels=32, num_classes=NUM_CLASSES, strides=STRIDES)
+    return lambda **kwargs: head(**common, **options | kwargs)
 
 
 def make_rcnn(class_agnostic_boxes=False, **kwargs):
@@ -36,7 +39,8 @@ def make_rcnn(class_agnostic_boxes=False, **kwargs):
 
 
 HEADS = {
-    "atss": make_atss,
+    "atss": maker(ATSSHead),
+    "retinanet": maker(RetinaNetHead, anchor_scale=2.0),
     "rcnn": make_rcnn,
     "rcnn-class-agnostic": lambda **kwargs: make_rcnn(class_agnostic_boxes=True, **kwargs),
 }
@@ -106,7 +110,8 @@ def test_samples_are_labelled_boxes_and_only_features_carry_gradient(make, truth
         assert not sample.gt_boxes.tensor[background].any()
         # Every positive carries a box of its own image, with the class of that box.
         pairs = {(*b, c) for b, c in zip(gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist())}
-        positive = sample[~background]
+        assert not sample.gt_boxes.tensor[sample.gt_classes == -1].any()
+        positive = sample[~background & (sample.gt_classes >= 0)]
         got = zip(positive.gt_boxes.tensor.tolist(), positive.gt_classes.tolist())
         assert {(*b, c) for b, c in got} <= pairs
 

@@ -4,6 +4,7 @@ from .atss import ATSSHead, atss_match
 from .base import AuxHead, AuxOutput
 from .dense import DenseHead
 from .rcnn import BoxHead, FasterRCNNHead
+from .retinanet import RetinaNetHead
 from .rpn import RPN
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "DenseHead",
     "FasterRCNNHead",
     "RPN",
+    "RetinaNetHead",
     "atss_match",
 ]

@@ -136,7 +136,7 @@ class ATSSHead(DenseHead):
         centerness_loss = F.binary_cross_entropy_with_logits(
             predictions.quality, quality, weight=positive.float(), reduction="sum"
         )
-        class_loss = self.focal_loss(predictions.logits, targets.labels)
+        class_loss = self.focal_loss(predictions.logits, targets.labels).sum()
         return {
             "loss_class": LossTerm(self.class_loss_weight * class_loss, num_positive),
             "loss_box": LossTerm(self.box_loss_weight * box_loss, quality.sum()),
