@@ -5,6 +5,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from co_detr.modeling.aux_heads.atss import ATSSHead
+from co_detr.modeling.aux_heads.fcos import FCOSHead
+from co_detr.modeling.aux_heads.gfl import GFLHead
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
 from co_detr.modeling.aux_heads.retinanet import RetinaNetHead
 from co_detr.modeling.aux_heads.rpn import RPN
@@ -38,8 +40,12 @@ def make_rcnn(class_agnostic_boxes=False, **kwargs):
     )
 
 
+PLAIN_FCOS = dict(center_radius=None, box_activation="exp", quality_tower="class", conv_bias=False)
 HEADS = {
     "atss": maker(ATSSHead),
+    "gfl": maker(GFLHead, max_distance=4),
+    "fcos": maker(FCOSHead, max_sizes=(16.0, 32.0)),
+    "fcos-plain": maker(FCOSHead, **PLAIN_FCOS),
     "retinanet": maker(RetinaNetHead, anchor_scale=2.0),
     "rcnn": make_rcnn,
     "rcnn-class-agnostic": lambda **kwargs: make_rcnn(class_agnostic_boxes=True, **kwargs),

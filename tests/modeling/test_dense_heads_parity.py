@@ -4,6 +4,7 @@ The reference is in `tests/data/dense_heads`. Where it has one number per level,
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,14 @@ from safetensors.torch import load_file
 
 from co_detr.checkpoint.official import dense_head
 from co_detr.checkpoint.rename import rename
+from co_detr.modeling.aux_heads.atss import centerness
+from co_detr.modeling.aux_heads.fcos import FCOSHead
+from co_detr.modeling.aux_heads.gfl import GFLHead
+from co_detr.modeling.aux_heads.points import distances_to_sides
 from co_detr.modeling.aux_heads.retinanet import RetinaNetHead
 from co_detr.modeling.aux_heads.truth import PaddedTruth
 from co_detr.modeling.losses import normalize
+from co_detr.ops.boxes import broadcast_iou
 
 DATA = Path(__file__).parent.parent / "data" / "dense_heads"
 STRIDES = (8, 16, 32, 64, 128)
@@ -39,6 +45,7 @@ class Reference:
         weights: files; the later one replaces tensors of the former.
         without: part of the names of weights that this setting does not have.
         nms: overlap threshold of the head's own test setting.
+        recorded: turns our box output into what is recorded of it.
     """
 
     folder: str
@@ -50,6 +57,7 @@ class Reference:
     weights: tuple[str, ...] = ("weights",)
     without: str = "nothing"
     nms: float = 0.6
+    recorded: Callable = lambda x: x
 
     def load(self, name):
         return load_file(DATA / self.folder / f"{name}.safetensors")
@@ -78,6 +86,11 @@ def ours(official, head):
     return {name.removeprefix("aux_heads.head."): x for name, x in renamed.items()}
 
 
+FCOS_LOSSES = {
+    "loss_cls": "loss_class",
+    "loss_bbox": "loss_box",
+    "loss_centerness": "loss_centerness",
+}
 REFERENCES = {
     "retinanet": Reference(
         "retinanet",
@@ -85,6 +98,53 @@ REFERENCES = {
         {"loss_cls": "loss_class", "loss_bbox": "loss_box"},
         ("boxes", "empty", "no_boxes"),
         nms=0.5,
+    ),
+    "gfl": Reference(
+        "gfl",
+        GFLHead,
+        {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_dfl": "loss_distribution"},
+        ("boxes", "empty", "no_boxes"),
+    ),
+    "gfl-4-bins": Reference(
+        "gfl",
+        GFLHead,
+        {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_dfl": "loss_distribution"},
+        ("reg_max4_boxes",),
+        {"max_distance": 4},
+        "inference_reg_max4",
+        ("weights", "weights_reg_max4"),
+    ),
+    "fcos": Reference(
+        "fcos",
+        FCOSHead,
+        FCOS_LOSSES,
+        ("tricks_boxes", "tricks_empty", "tricks_no_boxes"),
+        inference="inference_tricks",
+        recorded=torch.relu,
+    ),
+    "fcos-sizes": Reference(
+        "fcos",
+        FCOSHead,
+        FCOS_LOSSES,
+        ("tricks_ranges_boxes",),
+        {"max_sizes": (16, 32, 48, 64)},
+        inference=None,
+    ),
+    "fcos-plain": Reference(
+        "fcos",
+        FCOSHead,
+        FCOS_LOSSES,
+        ("plain_boxes", "plain_empty", "plain_no_boxes"),
+        {
+            "center_radius": None,
+            "box_activation": "exp",
+            "quality_tower": "class",
+            "conv_bias": False,
+        },
+        "inference_plain",
+        without="convs.0.conv.bias",
+        nms=0.5,
+        recorded=torch.exp,
     ),
 }
 STEPS = [(name, step) for name, reference in REFERENCES.items() for step in reference.training]
@@ -173,9 +233,8 @@ def test_raw_outputs_and_anchors(reference):
     maps, _ = maps_and_sizes()
     outputs, per_cell = head.predict(maps), head.anchors.num_per_cell
     torch.testing.assert_close(outputs.logits, flat(data, "cls", per_cell), atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        outputs.regression, flat(data, "reg", per_cell), atol=1e-4, rtol=1e-4
-    )
+    regression = reference.recorded(outputs.regression)
+    torch.testing.assert_close(regression, flat(data, "reg", per_cell), atol=1e-4, rtol=1e-4)
     recorded = [name for name in QUALITIES if f"{name}.0" in data]
     assert bool(recorded) == (outputs.quality is not None)
     for name in recorded:
@@ -247,6 +306,45 @@ def test_targets_and_decoded_boxes(step):
         index = step.positive(i)
         assert torch.equal(step.targets.boxes[i][index], step.data[f"pos_target.{i}"])
         check_decoded(step, i, index)
+
+
+@of_heads("gfl")
+def test_distributions_quality_and_weights(step):
+    for i in range(2):
+        index = step.positive(i)
+        if not len(index):
+            continue
+        anchors, boxes = step.anchors[index], step.targets.boxes[i][index]
+        strides = step.head.strides_of(anchors)
+        assert torch.equal(strides, step.data[f"pos_stride.{i}"].float())
+        bins = (distances_to_sides(anchors, boxes) / strides[:, None]).clamp(
+            0, step.head.max_distance - 0.1
+        )
+        torch.testing.assert_close(bins, step.data[f"pos_ltrb.{i}"], atol=1e-4, rtol=0)
+        check_decoded(step, i, index, strides[:, None])
+        decoded = step.head.decode(step.predictions.regression[i][index], anchors)
+        torch.testing.assert_close(
+            broadcast_iou(decoded, boxes), step.data[f"pos_quality.{i}"], atol=1e-4, rtol=0
+        )
+        weight = step.predictions.logits[i][index].sigmoid().amax(dim=1)
+        torch.testing.assert_close(weight, step.data[f"pos_weight.{i}"], atol=1e-4, rtol=0)
+
+
+@of_heads("fcos")
+def test_distances_and_centerness(step):
+    unit = step.head.box_activation == "relu"  # in strides then
+    for i in range(2):
+        index = step.positive(i, "point")
+        if not len(index):
+            continue
+        anchors, boxes = step.anchors[index], step.targets.boxes[i][index]
+        distances = distances_to_sides(anchors, boxes)
+        if unit:
+            distances = distances / step.head.strides_of(anchors)[:, None]
+        torch.testing.assert_close(distances, step.data[f"pos_ltrb.{i}"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            centerness(anchors, boxes), step.data[f"pos_centerness.{i}"], atol=1e-4, rtol=0
+        )
 
 
 def check_decoded(step, image, index, unit=1.0):

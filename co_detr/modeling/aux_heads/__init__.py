@@ -3,6 +3,8 @@
 from .atss import ATSSHead, atss_match
 from .base import AuxHead, AuxOutput
 from .dense import DenseHead
+from .fcos import FCOSHead, fcos_match
+from .gfl import GFLHead
 from .rcnn import BoxHead, FasterRCNNHead
 from .retinanet import RetinaNetHead
 from .rpn import RPN
@@ -13,8 +15,11 @@ __all__ = [
     "AuxOutput",
     "BoxHead",
     "DenseHead",
+    "FCOSHead",
     "FasterRCNNHead",
+    "GFLHead",
     "RPN",
     "RetinaNetHead",
     "atss_match",
+    "fcos_match",
 ]

@@ -160,6 +160,7 @@ class DenseHead(AuxHead):
         self.sample_features = sample_features
         self.regression_dim = regression_dim
         self.quality_tower = quality_tower
+        self.anchor_scale = anchor_scale
 
         self.anchors = PyramidAnchors(
             strides=strides,
@@ -272,10 +273,24 @@ class DenseHead(AuxHead):
         """Tell labels of foreground classes from background and ignored ones, elementwise."""
         return (labels >= 0) & (labels < self.num_classes)
 
-    def truth_or_anchor(self, anchors: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
-        """Targets (N, A, 4) for losses of all anchors, of which only the positive ones will count:
-        their assigned box, elsewhere the anchor itself, of which every loss is finite."""
-        return boxes.where(positive[..., None], anchors)
+    def compare(
+        self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pair predicted boxes with what they shall be, for losses of which only the positive
+        anchors' will count.
+
+        Returns:
+            decoded boxes (N, A, 4), not clipped; the assigned ones (N, A, 4), where there is none
+            the anchor itself, of which every loss is finite; and what is positive, (N, A).
+        """
+        positive = self.is_positive(targets.labels)
+        truth = targets.boxes.where(positive[..., None], anchors)
+        return self.decode(predictions.regression, anchors.expand_as(truth)), truth, positive
+
+    def strides_of(self, anchors: Tensor) -> Tensor:
+        """(...) strides of the levels of anchors (..., 4), of heads with one square anchor per
+        cell."""
+        return (anchors[..., 2] - anchors[..., 0]) / self.anchor_scale
 
     def focal_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Compute the sigmoid focal loss (RetinaNet, Eq. 5) of each anchor, summed over classes.

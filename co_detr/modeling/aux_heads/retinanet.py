@@ -68,10 +68,8 @@ class RetinaNetHead(DenseHead):
     def losses(
         self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
     ) -> dict[str, LossTerm]:
-        positive = self.is_positive(targets.labels)
+        boxes, truth, positive = self.compare(anchors, predictions, targets)
         num_positive = positive.sum(dim=1).clamp(min=1).sum()
-        truth = self.truth_or_anchor(anchors, targets.boxes, positive)
-        boxes = self.decode(predictions.regression, anchors.expand_as(truth))
         box_loss = (giou_loss(boxes, truth) * positive).sum()
         class_loss = self.focal_loss(predictions.logits, targets.labels).sum()
         return {
