@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
@@ -19,6 +20,8 @@ from co_detr.checkpoint.rename import rename
 from co_detr.modeling.aux_heads.atss import centerness
 from co_detr.modeling.aux_heads.fcos import FCOSHead
 from co_detr.modeling.aux_heads.gfl import GFLHead
+from co_detr.modeling.aux_heads.mixture import fit_mixtures
+from co_detr.modeling.aux_heads.paa import PAAHead, best_candidates
 from co_detr.modeling.aux_heads.points import distances_to_sides
 from co_detr.modeling.aux_heads.retinanet import RetinaNetHead
 from co_detr.modeling.aux_heads.truth import PaddedTruth
@@ -113,6 +116,13 @@ REFERENCES = {
         {"max_distance": 4},
         "inference_reg_max4",
         ("weights", "weights_reg_max4"),
+    ),
+    "paa": Reference(
+        "paa",
+        PAAHead,
+        {"loss_cls": "loss_class", "loss_bbox": "loss_box", "loss_iou": "loss_iou"},
+        ("boxes", "empty", "no_boxes", "boxes_factor1", "ties", "collapse"),
+        {"score_voting": False},
     ),
     "fcos": Reference(
         "fcos",
@@ -269,6 +279,16 @@ def test_detections(reference, mode):
     check_detections(reference.head(**options), data, mode)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+def test_detections_with_score_voting(mode):
+    reference = REFERENCES["paa"]
+    head = reference.head(score_threshold=0.05, nms_threshold=0.6, score_voting=True)
+    for name, value in MODES[mode].items():
+        setattr(head, name, value)
+    check_detections(head, reference.load("inference"), f"{mode}_vote")
+
+
 def check_detections(head, data, mode):
     for i, (got, size) in enumerate(zip(head.inference(*maps_and_sizes()), maps_and_sizes()[1])):
         expected = {k: data[f"det.{mode}.{i}.{k}"] for k in ("boxes", "scores", "labels")}
@@ -345,6 +365,76 @@ def test_distances_and_centerness(step):
         torch.testing.assert_close(
             centerness(anchors, boxes), step.data[f"pos_centerness.{i}"], atol=1e-4, rtol=0
         )
+
+
+@of_heads("paa")
+def test_first_assignment_and_losses_of_its_anchors(step):
+    head, truth = step.head, PaddedTruth.from_instances(step.gt)
+    matches = head.first_matches(step.anchors, step.valid, truth)
+    targets = head.matched_targets(matches, step.valid, truth)
+    losses = head.anchor_losses(step.anchors, step.predictions, targets)
+    for i in range(2):
+        index = step.data[f"first.pos_anchor.{i}"].long()
+        assert torch.equal((matches[i] >= 0).nonzero().squeeze(1), index)
+        assert matches[i][index].tolist() == step.data[f"first.pos_gt.{i}"].tolist()
+        labels = targets.labels[i].where(step.valid[i], NUM_CLASSES)
+        assert labels.tolist() == step.data[f"first.labels.{i}"].tolist()
+        torch.testing.assert_close(
+            losses[i][index], step.data[f"first.loss.{i}"], atol=1e-4, rtol=1e-4
+        )
+
+
+@of_heads("paa")
+@torch.no_grad()
+def test_candidates_and_their_mixtures(step):
+    head, truth = step.head, PaddedTruth.from_instances(step.gt)
+    matches = head.first_matches(step.anchors, step.valid, truth)
+    targets = head.matched_targets(matches, step.valid, truth)
+    losses, index = best_candidates(
+        head.anchor_losses(step.anchors, step.predictions, targets),
+        matches,
+        [len(level) for level in step.levels],
+        truth.boxes.shape[1],
+        head.num_candidates,
+    )
+    known = [(m["image"], m["gt"], m) for m in step.json["mixtures"]]
+    assert [(i, g) for i, g, _ in known] == [
+        (i, g) for i, count in enumerate(truth.counts) for g in range(count)
+    ]
+    for i, g, facts in known:
+        real = losses[i, g].isfinite()
+        assert real.sum() == facts["candidates"]
+        if not facts["fitted"]:
+            continue
+        expected = {
+            k: step.data[f"mixture.{i}.{g}.{k}"]
+            for k in ("anchor", "loss", "component", "log_density", "params")
+        }
+        x = losses[i, g][real]
+        assert index[i, g][real].tolist() == expected["anchor"].tolist()
+        torch.testing.assert_close(x, expected["loss"].float(), atol=1e-4, rtol=1e-4)
+        # with the others filled up, as in a batch
+        x = losses[i, g, None].nan_to_num(posinf=0).double().numpy()
+        mixture = fit_mixtures(x, real[None].numpy())
+        params = torch.from_numpy(np.concatenate([mixture.weights, mixture.means]))
+        torch.testing.assert_close(params, expected["params"][:2].double(), atol=1e-4, rtol=1e-4)
+        variances = torch.from_numpy(mixture.variances[0])
+        torch.testing.assert_close(variances, expected["params"][2].double(), atol=1e-4, rtol=1e-3)
+        component = mixture.log_joint(x)[0][real.numpy()].argmax(axis=1)
+        assert component.tolist() == expected["component"].tolist()
+        density = torch.from_numpy(mixture.log_density(x)[0][real.numpy()])
+        torch.testing.assert_close(density, expected["log_density"].double(), atol=1e-2, rtol=0)
+        assert (step.targets.boxes[i] == truth.boxes[i, g]).all(1).sum() == facts["positives"]
+
+
+@of_heads("paa")
+def test_ious_and_decoded_boxes(step):
+    for i in range(2):
+        if len(index := step.positive(i)):
+            check_decoded(step, i, index)
+            boxes = step.head.decode(step.predictions.regression[i][index], step.anchors[index])
+            iou = broadcast_iou(boxes, step.targets.boxes[i][index])
+            torch.testing.assert_close(iou, step.data[f"pos_iou.{i}"], atol=1e-4, rtol=0)
 
 
 def check_decoded(step, image, index, unit=1.0):

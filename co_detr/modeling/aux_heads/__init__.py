@@ -5,6 +5,7 @@ from .base import AuxHead, AuxOutput
 from .dense import DenseHead
 from .fcos import FCOSHead, fcos_match
 from .gfl import GFLHead
+from .paa import PAAHead
 from .rcnn import BoxHead, FasterRCNNHead
 from .retinanet import RetinaNetHead
 from .rpn import RPN
@@ -18,6 +19,7 @@ __all__ = [
     "FCOSHead",
     "FasterRCNNHead",
     "GFLHead",
+    "PAAHead",
     "RPN",
     "RetinaNetHead",
     "atss_match",
