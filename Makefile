@@ -28,7 +28,7 @@ demo: $(READY)
 	$(BIN)/python tools/lazyconfig_train_net.py --resume \
 		--config-file configs/co_deformable_detr/co_deformable_detr_digits.py \
 		train.output_dir=$(DEMO) train.max_iter=900 train.eval_period=300
-	$(BIN)/python tools/predict.py --confidence-threshold 0.3 \
+	$(BIN)/python tools/predict.py --confidence-threshold 0.3 --overwrite \
 		--config-file configs/co_deformable_detr/co_deformable_detr_digits.py \
 		--input "$(DIGITS)/val/00000[1-8].png" --output $(DEMO)/pictures \
 		train.init_checkpoint=$(DEMO)/model_final.pth

@@ -150,8 +150,19 @@ def build_lazy_model(cfg: CfgNode) -> nn.Module:
     """Build the model of a node that `to_cfg_node` made; `build_model(cfg)` ends up here.
 
     In evaluation mode, as `DefaultPredictor` has it, the model takes only weights that fit it.
+
+    Raises:
+        ValueError: INPUT.FORMAT is not the order of channels that the model is made for.
     """
     lazy_model, weights = to_lazy_config(cfg).model, cfg.MODEL.WEIGHTS
+    wanted = lazy_model.get("image_format", cfg.INPUT.FORMAT)
+    if cfg.INPUT.FORMAT != wanted:
+        raise ValueError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, but the model is made for {wanted!r}: pictures "
+            f"would reach it with red and blue exchanged. Leave INPUT.FORMAT at {wanted!r}; for "
+            "weights that were trained otherwise, set image_format, pixel_mean and pixel_std of "
+            "the lazy config's model before to_cfg_node"
+        )
     if os.path.isfile(weights):
         check_readable(weights)
     model = instantiate(without_pretrained(lazy_model) if weights else lazy_model)

@@ -22,6 +22,8 @@ from PIL import Image
 from torch import nn
 
 from co_detr import model_zoo
+from co_detr.checkpoint.matching import UnfittingCheckpointError
+from co_detr.checkpoint.reading import DamagedCheckpointError
 from co_detr.config import (
     LazyConfigTrainer,
     add_co_detr_config,
@@ -104,6 +106,54 @@ def test_predictor_detects_what_the_model_detects(lazy_cfg, weights):
     assert torch.equal(found.pred_classes, want.pred_classes)
     torch.testing.assert_close(found.scores, want.scores)
     torch.testing.assert_close(found.pred_boxes.tensor, want.pred_boxes.tensor)
+
+
+def test_predictor_refuses_weights_that_do_not_fit(lazy_cfg, weights, tmp_path):
+    state = torch.load(weights)["model"]
+    del state["encoder.level_embed"]
+    torch.save({"model": state}, tmp_path / "lacking.pth")
+    with pytest.raises(UnfittingCheckpointError, match=r"it \(1\): encoder\.level_embed"):
+        DefaultPredictor(to_cfg_node(lazy_cfg, weights=str(tmp_path / "lacking.pth")))
+    (tmp_path / "page.pth").write_text("<html>")
+    with pytest.raises(DamagedCheckpointError, match="web page"):
+        DefaultPredictor(to_cfg_node(lazy_cfg, weights=str(tmp_path / "page.pth")))
+    # a training may start from them
+    build_model(to_cfg_node(lazy_cfg, weights=weights)).load_state_dict(state, strict=False)
+
+
+def test_predictor_looks_through_wrappers(lazy_cfg, weights, tmp_path):
+    state = {f"_orig_mod.{n}": t for n, t in torch.load(weights)["model"].items()}
+    torch.save({"model": state}, tmp_path / "compiled.pth")
+    predictor = DefaultPredictor(to_cfg_node(lazy_cfg, weights=str(tmp_path / "compiled.pth")))
+    found = predictor.model.state_dict()["encoder.level_embed"]
+    assert torch.equal(found, state["_orig_mod.encoder.level_embed"])
+
+
+def test_predictor_and_model_say_what_is_wrong_with_a_picture(lazy_cfg, weights):
+    predictor = DefaultPredictor(to_cfg_node(lazy_cfg, weights=weights))
+    picture = np.random.default_rng(5).integers(0, 256, (60, 90, 3), np.uint8)
+    for wrong in (picture / 255, picture.transpose(2, 0, 1), picture[:, :, 0]):
+        with pytest.raises(ValueError, match="the picture is a numpy.ndarray"):
+            predictor(wrong)
+    assert len(predictor(picture.astype(np.float32))["instances"]) == 20
+    with torch.no_grad(), pytest.raises(ValueError, match=r'\["image"\] .*multiply by 255'):
+        predictor.model([{"image": torch.as_tensor(picture.transpose(2, 0, 1) / 255)}])
+
+
+def test_a_node_with_another_order_of_channels_is_refused(lazy_cfg, weights):
+    cfg = to_cfg_node(lazy_cfg, weights=weights)
+    assert cfg.INPUT.FORMAT == "RGB"
+    cfg.INPUT.FORMAT = "BGR"
+    with pytest.raises(ValueError, match="INPUT.FORMAT is 'BGR', but the model is made for 'RGB'"):
+        DefaultPredictor(cfg)
+
+    lazy_cfg.model.image_format = "BGR"
+    lazy_cfg.model.pixel_mean, lazy_cfg.model.pixel_std = [9.0, 5.0, 1.0], [1.0, 1.0, 1.0]
+    predictor, seen = DefaultPredictor(to_cfg_node(lazy_cfg, weights=weights)), []
+    predictor.model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    picture = np.full((80, 96, 3), (19, 15, 11), np.uint8)
+    predictor(picture)
+    assert seen[0][0, :, 0, 0].tolist() == [10, 10, 10]  # each channel met its own mean
 
 
 def test_node_survives_dump_and_merge(lazy_cfg, tmp_path):

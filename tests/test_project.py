@@ -138,6 +138,21 @@ print(*model_zoo.list_configs())
     assert names.split() == model_zoo.list_configs()
 
 
+def test_installed_copy_trains_by_a_command(installed, tmp_path):
+    config = ROOT / "tests" / "engine" / "toy_config.py"
+    words = ["--config-file", str(config), "train.max_iter=1", f"train.output_dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "co_detr.engine", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model_final.pth").exists()
+
+
 def test_importing_the_package_warns_of_nothing():
     """Every tool would begin with what a library says about another one."""
     code = "import co_detr; print(co_detr.detectron2_origin()); import co_detr.config"

@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torchvision.ops import roi_align
 
-from co_detr.engine.arguments import parse_arguments, tool_config, user_path
+from co_detr.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
 
 Size = tuple[int, int]

@@ -33,6 +33,7 @@ from safetensors.torch import save
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from co_detr.arguments import parse_arguments, tool_config, user_path
 from co_detr.checkpoint.class_layers import (
     ChangedClasses,
     change_classes,
@@ -46,7 +47,6 @@ from co_detr.checkpoint.official import is_official, official_names, official_ta
 from co_detr.checkpoint.reading import CLASS_NAMES, read_checkpoint
 from co_detr.checkpoint.rename import rename
 from co_detr.checkpoint.wrappers import under_names_of
-from co_detr.engine.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
 

@@ -21,7 +21,7 @@ import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
 
 from tabulate import tabulate
 
-from co_detr.engine.arguments import config_path, parse_arguments, user_path
+from co_detr.arguments import config_path, parse_arguments, user_path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = [

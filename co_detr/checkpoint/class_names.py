@@ -76,9 +76,9 @@ def known_by_number(count: int) -> tuple[str, ...] | None:
     return None
 
 
-def classes_of_config(cfg: DictConfig) -> tuple[str, ...] | None:
-    """The names of the classes a config is trained on; None where they are not known."""
-    names = OmegaConf.select(cfg, "dataloader.train.dataset.names", default=None)
+def classes_of_config(cfg: DictConfig, split: str = "train") -> tuple[str, ...] | None:
+    """What a config's dataset for "train" or "test" calls its classes; None if that is unknown."""
+    names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names", default=None)
     first = names if isinstance(names, str) or not names else names[0]
     return classes_of_dataset(first) if first else None
 

@@ -205,8 +205,9 @@ def first_line(error: Exception) -> str:
 
 def _refused(error: Exception) -> str | None:
     """What torch's unpickler refused to call or to build; None if it stumbled over garbage."""
+    signs = "global:", "unsupported GLOBAL", "call reduce", "Can only create", "Can only build"
     for line in str(error).splitlines():
-        for sign in ("global:", "unsupported GLOBAL", "call reduce", "Can only"):
+        for sign in signs:
             if sign in line:
                 return line[line.index(sign) :].partition(" was not an allowed")[0].strip()
     return None

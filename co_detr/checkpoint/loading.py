@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def load_for_inference(
-    model: nn.Module, checkpoint: Checkpoint | str | Path, config: str | None = None
+    model: nn.Module,
+    checkpoint: Checkpoint | str | Path,
+    config: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Checkpoint:
     """Load weights that a model is to be used with: all of its tensors, or none.
 
@@ -28,13 +31,15 @@ def load_for_inference(
         model: gets the weights.
         checkpoint: the file, or what `read_checkpoint` made of it.
         config: the path or name of the model's config, for messages.
+        class_names: what the data calls the classes, in order; compared with the file's.
 
     Returns:
         what was read.
 
     Raises:
         UnfittingCheckpointError: a tensor of the model is missing, has another shape, or is not
-            finite; says how many, which, and why that may be.
+            finite; says how many, which, and why that may be. Or the classes of the data are those
+            of the file in another order.
         FileNotFoundError, UnsafeCheckpointError, DamagedCheckpointError: as `read_checkpoint`.
     """
     if not isinstance(checkpoint, Checkpoint):
@@ -43,6 +48,7 @@ def load_for_inference(
     comparison = compare(tensors, model, checkpoint.path, config)
     if not comparison.fits:
         raise UnfittingCheckpointError(comparison.describe())
+    _compare_classes(checkpoint, class_names)
     _load(model, tensors, comparison)
     logger.info(f"Loaded all {len(comparison.fitting)} tensors of the model from {checkpoint.path}")
     if comparison.unexpected:
@@ -104,6 +110,25 @@ def load_for_training(
             + first_of(comparison.unexpected, 10)
         )
     return comparison
+
+
+def _compare_classes(checkpoint: Checkpoint, class_names: Sequence[str] | None) -> None:
+    """Say where data calls the classes otherwise; raise where it has them in another order."""
+    if not class_names or not checkpoint.class_names:
+        return
+    ours, theirs = (list(map(same, names)) for names in (class_names, checkpoint.class_names))
+    if ours == theirs:
+        return
+    text = (
+        f"{checkpoint.path} was trained on the classes {', '.join(checkpoint.class_names)}, "
+        f"the data has {', '.join(class_names)}"
+    )
+    if sorted(ours) == sorted(theirs):
+        raise UnfittingCheckpointError(
+            f"{text}: the same in another order, so that every label would be another's. Give the "
+            "categories of the data the order of the training"
+        )
+    logger.warning(f"{text}: labels go by number")
 
 
 def _with_classes_moved(

@@ -72,10 +72,8 @@ class Comparison:
                 lines.append(f"{title} ({len(entries)}): {first_of(entries)}")
         lacking = [*self.missing, *(entry.name for entry in self.misshapen)]
         if lacking:
-            parts = Counter(name.split(".")[0] for name in lacking)
-            lines.append(
-                "parts concerned: " + ", ".join(f"{part} ({n})" for part, n in parts.items())
-            )
+            parts = Counter(name.split(".")[0] for name in lacking).items()
+            lines.append(f"parts concerned: {first_of(f'{part} ({n})' for part, n in parts)}")
         if self.hint:
             lines.append(self.hint)
         return "\n  ".join(lines)

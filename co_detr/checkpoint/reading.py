@@ -59,7 +59,8 @@ def local_path(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is no such file; says what is there instead.
     """
-    text = str(path)
+    # the end that detectron2's checkpointer understands says what is done here in any case
+    text = str(path).removesuffix("?matching_heuristics=True")
     if "://" in text:
         return Path(PathManager.get_local_path(text))
     found = Path(os.path.expanduser(text))

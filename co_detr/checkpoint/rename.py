@@ -119,7 +119,7 @@ def rename(
         converted[target] = transform(tensor) if transform is not None else tensor
     for name, tensor in model.items():
         if name.endswith(_COUNTER) and name not in converted:
-            converted[name] = torch.zeros_like(tensor)
+            converted[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)
     shapes = [
         f"{name}: checkpoint {tuple(tensor.shape)}, model {tuple(model[name].shape)}"
         for name, tensor in converted.items()

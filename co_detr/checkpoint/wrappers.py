@@ -72,9 +72,12 @@ def prefix_to_strip(names: Iterable[str], known: Callable[[str], bool], *, wante
                 counts["".join(f"{part}." for part in parts[:depth])] += 1
     if not counts:
         return ""
-    # of weights and their averages, the weights; of equals, the shortest
-    best = max(counts, key=lambda p: (counts[p], not _averaged(p), -len(p)))
-    return best if counts[best] > counts[""] and counts[best] >= wanted / 2 else ""
+    # of weights and their averages, the weights; of two that cannot be told apart, none
+    rank = {p: (count, not _averaged(p)) for p, count in counts.items()}
+    best = max(rank, key=rank.get)
+    if counts[best] <= counts[""] or counts[best] < wanted / 2:
+        return ""
+    return best if list(rank.values()).count(rank[best]) == 1 else ""
 
 
 def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

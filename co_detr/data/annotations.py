@@ -18,13 +18,14 @@ image_count, frequency (LVIS): counted in the file; rare up to 10 images, common
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pycocotools.mask as mask_util
 
 from .segmentation import box_as_polygon, compressed, usable_segmentation
+from .values import as_number, common_type, number_in
 
 # Annotation ids beyond are not exact in the floats that evaluators keep them in.
 LARGEST_ID = 2**53
@@ -96,6 +97,22 @@ def read_annotations(json_file: str, kind: str = "coco", *, any_ids: bool = Fals
     return _Reading(json_file, kind).repaired(any_ids)
 
 
+def read_categories(json_file: str, kind: str = "coco") -> list[dict]:
+    """The categories of an annotation file, repaired, in the order of classes.
+
+    Args:
+        json_file, kind: see `read_annotations`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_annotations`; faults of images and annotations
+            pass, but for their ids.
+    """
+    reading = _Reading(json_file, kind)
+    reading.repair_ids()
+    reading.repair_categories(any_ids=True)
+    return reading.categories
+
+
 class _Reading:
     """The repair of one file: its content, changed in place, and what was changed."""
 
@@ -122,7 +139,7 @@ class _Reading:
             self.check_references(number, annotation, sizes, listed)
             self.repair_annotation(number, annotation, *sizes[annotation["image_id"]])
         self.number_annotations()
-        kept = [a for a in self.annotations if _has_area(a, *sizes[a["image_id"]])]
+        kept = [a for a in self.annotations if has_area(a["bbox"], *sizes[a["image_id"]])]
         self.note(
             "left out {n} annotations whose box is empty or lies outside of its image, in training "
             "and in evaluation",
@@ -208,7 +225,7 @@ class _Reading:
         ):
             before = [self.id_of(kind, entry) for entry in entries]
             references = [annotation.get(key) for annotation in self.annotations]
-            read = _common_type(before, references, prefer_numbers=kind == "category")
+            read = common_type(before, references, prefer_numbers=kind == "category")
             after = [read(value) for value in before]
             value, count = Counter(after).most_common(1)[0] if after else (None, 0)
             if count > 1:
@@ -223,7 +240,7 @@ class _Reading:
             for annotation, value in zip(self.annotations, references):
                 annotation[key] = read(value)
                 changed += type(annotation[key]) is not type(value)
-            written = "numbers" if read is _as_number else "text"
+            written = "numbers" if read is as_number else "text"
             self.note(f"{{n}} {kind} ids are read as {written}", changed)
 
     def id_of(self, kind: str, entry: dict) -> int | str:
@@ -257,7 +274,7 @@ class _Reading:
     def repair_image(self, image: dict) -> None:
         sizes = image.get("height"), image.get("width")
         for key, value in zip(("height", "width"), sizes):
-            number = _number(value)
+            number = number_in(value)
             if number is None or number <= 0 or number != int(number):
                 self.refuse(
                     f"image {image['id']} has height and width {sizes}", "give them in pixels"
@@ -275,9 +292,9 @@ class _Reading:
 
     def repair_categories(self, any_ids: bool) -> None:
         for category in self.categories:
-            name = category.get("name")
-            if self.kind == "lvis":
-                name = (category.get("synonyms") or [name])[0]
+            name, synonyms = category.get("name"), category.get("synonyms")
+            if self.kind == "lvis" and synonyms and isinstance(synonyms, list):
+                name = synonyms[0]
             if isinstance(name, int | float) and not isinstance(name, bool):
                 name = str(name)
                 self.note("{n} names of categories are numbers, read as text")
@@ -324,7 +341,7 @@ class _Reading:
         where = _named(number, annotation)
         box = annotation.get("bbox")
         if not _is_box(box):
-            read = [_number(value) for value in box] if isinstance(box, list) else []
+            read = [number_in(value) for value in box] if isinstance(box, list) else []
             if len(read) != 4 or None in read:
                 self.refuse(
                     f"{where} has the bbox {box!r:.80}",
@@ -367,7 +384,7 @@ class _Reading:
 
         area = annotation.get("area")
         if not _is_area(area):
-            read = _number(area)
+            read = number_in(area)
             annotation["area"] = read if _is_area(read) else _area(annotation, height, width)
             self.note(
                 "{n} annotations have no `area` that is a number above 0: it is read, or computed "
@@ -417,45 +434,6 @@ def _named(number: int, annotation: dict) -> str:
     return f"annotation {annotation.get('id', f'number {number}')}"
 
 
-def _common_type(ids: list, references: list, prefer_numbers: bool) -> Callable[[Any], Any]:
-    """How to read ids: as they are, as numbers, or as text, so that all have one type.
-
-    Text stays text where it is used throughout, unless numbers are preferred: then the order of
-    "10" and "9" is that of the numbers.
-    """
-    numbers = [_as_number(value) for value in ids]
-    readable = all(type(n) is int for n in numbers) and len(set(numbers)) == len(set(ids))
-    if all(type(value) is str for value in ids) and not prefer_numbers:
-        readable = readable and not all(type(value) is str for value in references)
-    return _as_number if readable else _as_text
-
-
-def _as_number(value: Any) -> Any:
-    """The whole number that a value is or spells; else the value."""
-    if isinstance(value, str):
-        try:
-            return int(value) if value.strip() == value and "_" not in value else value
-        except ValueError:
-            return value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _as_text(value: Any) -> Any:
-    return str(_as_number(value)) if isinstance(value, int | float) else value
-
-
-def _number(value: Any) -> float | int | None:
-    """The finite number that a value is or spells; None for all else."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return value if math.isfinite(value) else None
-
-
 def _is_box(box: Any) -> bool:
     return (
         isinstance(box, list)
@@ -464,9 +442,9 @@ def _is_box(box: Any) -> bool:
     )
 
 
-def _has_area(annotation: dict, height: int, width: int) -> bool:
+def has_area(box: Sequence[float], height: float, width: float) -> bool:
     """Whether a box x, y, width, height has an area inside an image of that size."""
-    x, y, w, h = annotation["bbox"]
+    x, y, w, h = box
     return min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
 
 

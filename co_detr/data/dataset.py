@@ -12,7 +12,7 @@ from detectron2.data.build import print_instances_class_histogram
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from .annotations import Annotations, shorten
+from .annotations import Annotations, has_area, shorten
 from .registered import annotations_of, is_plain, listed, say_once
 
 
@@ -52,7 +52,7 @@ def load_dataset(
     for name in names:
         check_num_classes(name, num_classes)
     if is_train:
-        dicts = _to_train_on(dicts, ", ".join(names), masks)
+        dicts = trainable(dicts, ", ".join(names), masks=masks)
     if filter_empty:
         dicts = [record for record in dicts if _objects(record) or "annotations" not in record]
         if not dicts:
@@ -99,7 +99,7 @@ def records_of(annotations: Annotations, image_root: str | os.PathLike) -> list[
         if lvis and image.get("coco_url"):
             file_name = os.path.join(*image["coco_url"].split("/")[-2:])
         records[image["id"]] = {
-            "file_name": os.path.join(image_root, file_name),
+            "file_name": os.path.join(os.path.expanduser(image_root), file_name),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
@@ -191,8 +191,13 @@ def check_same_classes(name: str, other: str) -> None:
 # ---------------------------------------------------------------------------------- training
 
 
-def _to_train_on(dicts: list[dict], names: str, masks: bool) -> list[dict]:
+def trainable(dicts: list[dict], names: str, *, masks: bool = False) -> list[dict]:
     """Records without the objects that training cannot use; their numbers are logged.
+
+    Args:
+        dicts: detectron2's records.
+        names: of the datasets, for the log.
+        masks: whether masks are trained.
 
     Raises:
         ValueError: nothing is left to learn from.
@@ -276,7 +281,6 @@ def _has_area(annotation: dict, height: float, width: float) -> bool:
     box = [float(v) for v in annotation["bbox"]]
     if not all(map(math.isfinite, box)):
         raise ValueError(f"a record has the bbox {box}: it must be finite numbers. Correct it")
-    x1, y1, x2, y2 = box
-    if mode == BoxMode.XYWH_ABS:
-        x2, y2 = x1 + x2, y1 + y2
-    return min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
+    if mode == BoxMode.XYXY_ABS:
+        box[2:] = box[2] - box[0], box[3] - box[1]
+    return has_area(box, height, width)

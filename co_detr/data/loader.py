@@ -312,11 +312,11 @@ def build_test_loader(
 def report_left_out(loader: Iterable[list[dict]]) -> None:
     """Log, on the main process, what all ranks left out of an evaluation; all have to call it."""
     files = sorted(sum(comm.all_gather(getattr(loader, "left_out", ())), ()))
-    if files:
+    if files and comm.is_main_process():
         shown = ", ".join(files[:10]) + (", ..." if len(files) > 10 else "")
         logger.warning(
             f"Left out of this evaluation: {len(files)} of {len(loader.dataset)} images, which "
-            f"could not be read: {shown}"
+            f"could not be read and whose objects count as not found: {shown}"
         )
 
 

@@ -21,6 +21,7 @@ from .dataset import (
     check_same_classes,
     load_dataset,
     read_dataset,
+    trainable,
 )
 from .pictures import UnreadablePicture, picture_size
 
@@ -30,13 +31,20 @@ SAMPLE = 50  # pictures of a dataset whose size is compared with the annotations
 
 
 def settle_validation(cfg: DictConfig) -> None:
-    """Switch evaluation off, in place, where `dataloader.test` is None or is missing; log it."""
-    if cfg.dataloader.get("test") in (None, "None"):  # a text if it comes from a command line
-        cfg.dataloader.test = cfg.dataloader.evaluator = None  # whose dataset is that of the test
+    """Switch evaluation off, in place, where there is nothing to evaluate on; log it.
+
+    That is where `dataloader.test` is None or is missing, or where its dataset has None for names:
+    then predictors still know from it how to resize pictures.
+    """
+    none = (None, "None")  # a text if it comes from a command line
+    if cfg.dataloader.get("test") in none:
+        cfg.dataloader.test = cfg.dataloader.evaluator = None
+    elif OmegaConf.select(cfg, "dataloader.test.dataset.names", default="other") in none:
+        cfg.dataloader.test.dataset.names = cfg.dataloader.evaluator = None
     if cfg.dataloader.get("evaluator") is None:
         logger.info(
-            "dataloader.test or dataloader.evaluator is None: nothing is evaluated, and there will "
-            "be no best checkpoint"
+            "no dataset in dataloader.test, or no dataloader.evaluator: nothing is evaluated, and "
+            "there will be no best checkpoint"
         )
 
 
@@ -56,6 +64,8 @@ def check_datasets(cfg: DictConfig, splits: Sequence[str]) -> None:
         ValueError: annotations are wrong, or datasets do not suit each other or the model.
         OSError: no picture of the sample can be read.
     """
+    if cfg.dataloader.get("evaluator") is None:
+        splits = [split for split in splits if split != "test"]  # nobody will read it
     datasets = {split: OmegaConf.select(cfg, f"dataloader.{split}.dataset") for split in splits}
     datasets = {split: node for split, node in datasets.items() if _names(node)}
     for node in datasets.values():
@@ -74,9 +84,9 @@ def on_main_process(check: Callable[[], Any]) -> None:
             check()
         except Exception as raised:
             error = raised
-    error = comm.all_gather(error)[0] or error
-    if error is not None:
-        raise error
+    shared = comm.all_gather(error)[0]  # without its traceback
+    if shared is not None:
+        raise error or shared
 
 
 def check_pictures_exist(records: Sequence[dict], name: str) -> None:
@@ -90,6 +100,7 @@ def check_pictures_exist(records: Sequence[dict], name: str) -> None:
         path = record.get("file_name")
         if path is None or "://" in path:
             continue
+        path = os.path.expanduser(path)
         folder, file = os.path.split(path)
         if folder not in listings:
             listings[folder] = (
@@ -154,15 +165,19 @@ def check_picture_sizes(records: Sequence[dict], name: str, sample: int = SAMPLE
 
 
 def _check_content(datasets: Sequence[DictConfig]) -> None:
-    num_classes = {name: node.get("num_classes") for node in datasets for name in _names(node)}
-    first = next(iter(num_classes), None)
-    for name in num_classes:
-        records = read_dataset(name)
-        # before their number, which differs where classes are missing
-        check_same_classes(first, name)
-        check_num_classes(name, num_classes[name])
-        check_pictures_exist(records, name)
-        check_picture_sizes(records, name)
+    names = [name for node in datasets for name in _names(node)]
+    for node in datasets:
+        together = []
+        for name in _names(node):
+            records = read_dataset(name)
+            # before their number, which differs where classes are missing
+            check_same_classes(names[0], name)
+            check_num_classes(name, node.get("num_classes"))
+            check_pictures_exist(records, name)
+            check_picture_sizes(records, name)
+            together += records
+        if node.get("is_train", True):
+            trainable(together, ", ".join(_names(node)), masks=node.get("masks", False))
 
 
 def _names(dataset: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import inspect
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 logger = logging.getLogger(__name__)
@@ -148,6 +150,9 @@ def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:
     """The model for training on several ranks, by `train.ddp`; in a single process as it is."""
     options = dict(cfg.train.get("ddp") or {})
     options.setdefault("find_unused_parameters", False)
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
+        # what newer versions of PyTorch call it
+        options["forward_sync_buffers"] = options.pop("broadcast_buffers", True)
     # the current device, as a scheduler may show each process a single one, whatever its rank
     on_cuda = torch.device(cfg.train.device).type == "cuda"
     options["device_ids"] = [torch.cuda.current_device()] if on_cuda else None

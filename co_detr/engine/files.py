@@ -65,7 +65,7 @@ def naming_full_disk(path: str) -> Iterator[None]:
         cause = _want_of_room(error)
         if cause is None or isinstance(error, NoRoomError):
             raise
-        raise NoRoomError(cause.errno, _description(cause, path), path) from error
+        raise NoRoomError(cause.errno, _description(cause, path), path) from cause
 
 
 class NoRoomError(OSError):
@@ -86,8 +86,9 @@ def _description(cause: OSError, path: str) -> str:
     while not os.path.ismount(disk):
         disk = os.path.dirname(disk)
     usage = shutil.disk_usage(disk)
+    limit = " for this process (ulimit -f)" if cause.errno == errno.EFBIG else ""
     return (
-        f"{cause.strerror}: the disk at {disk} has {usage.free / 2**20:.0f} of "
+        f"{cause.strerror}{limit}: the disk at {disk} has {usage.free / 2**20:.0f} of "
         f"{usage.total / 2**20:.0f} MiB free. Files from before are as they were: make room, or "
         "keep fewer checkpoints (train.checkpointer.max_to_keep), and continue with --resume. "
         "Could not write"

@@ -19,8 +19,9 @@ from detectron2.engine import launch as start_processes
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
+from co_detr.arguments import parse_arguments
+
 from . import signals
-from .arguments import parse_arguments
 from .environment import Place, place_in_job
 from .train import main
 

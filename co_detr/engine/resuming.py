@@ -5,7 +5,7 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -121,9 +121,9 @@ def check_architecture(tensors: Mapping[str, Tensor], model: nn.Module, path: st
     comparison = compare({n: t.to("meta") for n, t in tensors.items()}, model, path)
     if not comparison.fits or comparison.unexpected:
         raise UnfittingCheckpointError(
-            f"{path} is of another model and cannot be resumed. Resume with the config of that "
-            "run; or start a new one from its weights, with another train.output_dir and "
-            f"train.init_checkpoint={path}\n{comparison.describe()}"
+            f"{comparison.describe()}\n  {path} is of a run with another model: resume with the "
+            "config of that run, or start a new one from its weights, with another "
+            f"train.output_dir and train.init_checkpoint={path}"
         )
 
 
@@ -136,86 +136,6 @@ def _changed(name: str, before: Any, now: Any) -> str:
         "train.accumulate": "random numbers inside the model are others from here on",
     }.get(name, "the order of the data is not the one of an uninterrupted run")
     return f"{name} was {before}, is {now}: {effect}"
-
-
-def fit_optimizer_state(
-    saved: dict[str, Any],
-    saved_names: Sequence[Sequence[str]] | None,
-    optimizer: torch.optim.Optimizer,
-    names: Sequence[Sequence[str]],
-) -> dict[str, Any]:
-    """What of an optimizer's saved state belongs to the parameters it has now.
-
-    Settings (learning rate, weight decay, betas, ...) are the present ones; what differs is logged.
-
-    Args:
-        saved: as `Optimizer.state_dict` returned it.
-        saved_names: of the parameters of each group then; None where they were not saved.
-        optimizer: as the config made it.
-        names: of the parameters of each group now.
-
-    Returns:
-        A state for `optimizer.load_state_dict`.
-
-    Raises:
-        ValueError: the groups differ, and the names of their parameters were not saved.
-    """
-    state = optimizer.state_dict()
-    counts = [[len(g["params"]) for g in groups["param_groups"]] for groups in (saved, state)]
-    if saved_names is None:
-        if counts[0] != counts[1]:
-            raise ValueError(
-                f"the optimizer has parameter groups of {counts[1]} parameters, in the checkpoint "
-                f"they are of {counts[0]}: resume with the parameters frozen that were frozen then"
-            )
-        saved_names = names
-    index = {
-        name: i
-        for group, of_group in zip(saved["param_groups"], saved_names)
-        for i, name in zip(group["params"], of_group)
-    }
-    state["state"] = {
-        i: saved["state"][index[name]]
-        for group, of_group in zip(state["param_groups"], names)
-        for i, name in zip(group["params"], of_group)
-        if index.get(name) in saved["state"]
-    }
-    now = {name for group in names for name in group}
-    if new := sorted(now - index.keys()):
-        logger.warning(
-            f"{len(new)} parameters were not trained before and start without optimizer state: "
-            f"{first_of(new)}"
-        )
-    if gone := sorted(index.keys() - now):
-        logger.warning(f"{len(gone)} parameters are not trained from here on: {first_of(gone)}")
-    _log_settings(saved, saved_names, state, names)
-    return state
-
-
-def _log_settings(saved, saved_names, state, names) -> None:
-    """Log the settings of parameters that have changed, each pair of values once."""
-    before, after = _settings(saved, saved_names), _settings(state, names)
-    changes: dict[tuple[str, Any, Any], int] = {}
-    for name in before.keys() & after.keys():
-        for key, value in after[name].items():
-            old = before[name].get(key, value)
-            if old != value:
-                changes[key, old, value] = changes.get((key, old, value), 0) + 1
-    for (key, old, value), count in sorted(changes.items(), key=str):
-        logger.warning(f"optimizer: {key} was {old}, is {value} from here on ({count} parameters)")
-
-
-def _settings(state, names) -> dict[str, dict[str, Any]]:
-    """Settings by the name of a parameter; the learning rate is that before the schedule."""
-    return {
-        name: {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in {**group, "lr": group.get("initial_lr", group["lr"])}.items()
-            if key not in ("params", "initial_lr", "param_names")
-        }
-        for group, of_group in zip(state["param_groups"], names)
-        for name in of_group
-    }
 
 
 def is_evaluated(metrics_file: str, iterations: int) -> bool:

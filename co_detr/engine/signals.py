@@ -60,15 +60,16 @@ def handled() -> Iterator[None]:
     if _listener is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _listener = _Listener(_launcher())
+    listener = _listener = _Listener(_launcher())
     try:
         yield
     except Interrupted as interrupted:
         logger.warning(f"{interrupted.signum.name}: {interrupted.outcome}")
         raise
     finally:
-        _listener.close()
-        _listener = None
+        if _listener is listener:  # not in a forked process
+            listener.close()
+            _listener = None
 
 
 @contextlib.contextmanager
@@ -77,15 +78,16 @@ def postponed() -> Iterator[None]:
 
     One that the body did not react to came too late to matter: nothing is raised afterwards either.
     """
-    if _listener is None:
+    listener = _listener
+    if listener is None:
         yield
         return
-    _listener.postponing = True
+    listener.postponing = True
     try:
         yield
     finally:
-        _listener.acted = _listener.signum != 0
-        _listener.postponing = False
+        listener.acted = listener.signum != 0
+        listener.postponing = False
 
 
 def received() -> int:

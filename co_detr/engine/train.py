@@ -8,7 +8,6 @@ train            see configs/common/train.py
 """
 
 import argparse
-import contextlib
 import logging
 import os
 import secrets
@@ -27,14 +26,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import co_detr
+from co_detr.arguments import load_config
 from co_detr.checkpoint.class_names import classes_of_config
 from co_detr.checkpoint.loading import load_for_inference
-from co_detr.checkpoint.reading import Checkpoint, check_readable, read_checkpoint
+from co_detr.checkpoint.reading import check_readable, read_checkpoint
 from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
 
 from . import build, resuming, signals
-from .arguments import load_config
 from .build import amp_dtype
 from .checkpoint import WholeFileCheckpointer
 from .early_stop import EarlyStop, has_stopped, patience_of
@@ -70,33 +69,28 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         Results as `do_test` returns them.
 
     Raises:
-        UnfittingCheckpointError: the weights are not all there, or of another model.
         FileNotFoundError: there are no weights to evaluate though `--resume` asks for them.
     """
-    weights = weights_to_evaluate(args, cfg)
-    model = build.build_model(cfg, weights_follow=weights is not None)
-    if weights is not None:
-        load_for_inference(model, weights, args.config_file)
-    return do_test(cfg, model)
-
-
-def weights_to_evaluate(args: argparse.Namespace, cfg: DictConfig) -> Checkpoint | None:
-    """Read what `evaluate_only` is asked for, of a run with `train.ema` the averaged weights."""
-    output_dir = cfg.train.output_dir
-    if args.resume and (last := last_checkpoint(output_dir)):
-        ema = cfg.train.get("ema")
-        with contextlib.suppress(KeyError):  # of before `train.ema` was switched on
-            return read_checkpoint(last, ema=bool(ema and ema.enabled))
-        return read_checkpoint(last)
-    if cfg.train.init_checkpoint:
-        return read_checkpoint(cfg.train.init_checkpoint)
-    if args.resume:
+    path = cfg.train.init_checkpoint
+    averaged = False
+    if args.resume and has_checkpoint(cfg.train.output_dir):
+        path = WholeFileCheckpointer(nn.Identity(), cfg.train.output_dir).get_checkpoint_file()
+        averaged = bool(cfg.train.get("ema")) and cfg.train.ema.enabled
+    elif args.resume and not path:
         raise FileNotFoundError(
-            f"--eval-only --resume: there is no checkpoint in train.output_dir={output_dir}. "
-            "Name the folder of a run, or weights by train.init_checkpoint=..."
+            "--eval-only --resume: there is no checkpoint in "
+            f"train.output_dir={cfg.train.output_dir}. Name the folder of a run, or weights by "
+            "train.init_checkpoint=..."
         )
-    logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
-    return None
+    if not path:
+        logger.warning("Evaluating untrained weights: train.init_checkpoint is not set")
+        return do_test(cfg, build.build_model(cfg, weights_follow=False))
+    weights = read_checkpoint(path)
+    if averaged and "ema" in weights.rest:  # a checkpoint from before they were wanted has none
+        weights = read_checkpoint(path, ema=True)
+    model = build.build_model(cfg, weights_follow=True)
+    load_for_inference(model, weights, args.config_file, classes_of_config(cfg, "test"))
+    return do_test(cfg, model)
 
 
 def setup(args: argparse.Namespace) -> DictConfig:
@@ -132,11 +126,11 @@ def setup(args: argparse.Namespace) -> DictConfig:
         default_setup(cfg, args)
     cfg.train.device = _device_there_is(cfg.train.device)
     amp_dtype(cfg)
+    if cfg.train.init_checkpoint and not args.resume:
+        check_readable(cfg.train.init_checkpoint)
     if not args.eval_only:
         build.total_batch_size(cfg)
         patience_of(cfg)
-    if cfg.train.init_checkpoint and not args.resume:
-        check_readable(cfg.train.init_checkpoint)
     check_datasets(cfg, ("test",) if args.eval_only else ("train", "test"))
     return cfg
 
@@ -170,13 +164,9 @@ def _device_there_is(device: str) -> str:
     return device
 
 
-def last_checkpoint(output_dir: str) -> str | None:
-    """The checkpoint in a folder that a run is resumed from; None if there is none."""
-    path = os.path.join(output_dir, "last_checkpoint")
-    if not os.path.isfile(path):
-        return None
-    with open(path) as file:
-        return os.path.join(output_dir, file.read().strip())
+def has_checkpoint(output_dir: str) -> bool:
+    """Whether a folder holds a checkpoint to resume from."""
+    return os.path.isfile(os.path.join(output_dir, "last_checkpoint"))
 
 
 def do_test(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
@@ -218,7 +208,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         Interrupted: by a signal.
     """
     train = cfg.train
-    resume = args.resume and last_checkpoint(train.output_dir) is not None
+    resume = args.resume and has_checkpoint(train.output_dir)
     model = build.build_model(cfg, weights_follow=resume)
     model.class_names = classes_of_config(cfg)  # checkpoints carry them, and rows go by them
     logger.info(f"Model:\n{model}")
@@ -246,12 +236,11 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     trainer.register_hooks([KeepFrozen(frozen)] if frozen else [])
     trainer.register_hooks(build_hooks(cfg, model, ema, checkpointer, evaluate))
     start_iter = load_weights(cfg, trainer, checkpointer, resume=resume)
-    if is_complete(cfg, start_iter):
-        return results
-    trainer.register_hooks(build_writers(cfg))
-    trainer.data_loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
     with signals.postponed():
-        trainer.train(start_iter, train.max_iter)
+        if not is_complete(cfg, start_iter):
+            trainer.register_hooks(build_writers(cfg))
+            trainer.data_loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
+            trainer.train(start_iter, train.max_iter)
         if ema is not None:
             final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)
             final.save("model_final_ema")

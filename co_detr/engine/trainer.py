@@ -22,11 +22,12 @@ from co_detr.modeling.whole_batch import WholeBatch, asks_for_whole_batch
 from . import signals
 from .accumulation import communicating, split
 from .early_stop import StopTraining
-from .resuming import fit_optimizer_state
+from .optimizer_state import fit_optimizer_state, named_state
 
 logger = logging.getLogger(__name__)
 
-_SIGNAL = "signal"  # among the scalars of a step, the signal that asks this rank to end, or 0
+# among the scalars of a step: the signal that asks this rank to end, or 0
+_SIGNAL = "signal_to_end"
 
 
 class Trainer(SimpleTrainer):
@@ -219,17 +220,14 @@ class Trainer(SimpleTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["facts"] = self.facts
-        state["parameters"] = self._trained_names()
+        state.update(named_state(self.optimizer, self._trained_names()))
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a state; settings of the optimizer stay those of the config."""
-        names = self._trained_names()
-        fitting = fit_optimizer_state(
-            state_dict["optimizer"], state_dict.get("parameters"), self.optimizer, names
-        )
+        fitting = fit_optimizer_state(state_dict, self.optimizer, self._trained_names())
         super().load_state_dict({**state_dict, "optimizer": fitting})
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]  # where a schedule that goes on begins

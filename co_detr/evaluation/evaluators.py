@@ -8,8 +8,9 @@ detectron2s' evaluators become these, with three differences:
 - `LVISEvaluator` runs with a numpy that has no `numpy.float`.
 """
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,8 @@ import detectron2.evaluation
 import numpy as np
 from detectron2.data import MetadataCatalog
 
-from co_detr.data.registered import annotations_of
+from co_detr.data.annotations import Annotations
+from co_detr.data.registered import annotations_of, say_once
 
 # least and greatest area in pixels of small, medium and large objects
 SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, math.inf)}
@@ -26,10 +28,12 @@ SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, math.inf)}
 class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     """detectron2's `COCOEvaluator`, with its arguments; see the head of this file."""
 
-    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any):
+    def __init__(
+        self, dataset_name: str, tasks: Sequence[str] | None = None, *args: Any, **kwargs: Any
+    ):
         self._dataset_name = dataset_name
-        annotations_of(dataset_name, "coco")
-        super().__init__(dataset_name, *args, **kwargs)
+        tasks = measurable(tasks, dataset_name, annotations_of(dataset_name, "coco"))
+        super().__init__(dataset_name, tasks, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, dict[str, float]]:
         """See detectron2."""
@@ -39,15 +43,43 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
 class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
     """detectron2's `LVISEvaluator`, with its arguments; see the head of this file."""
 
-    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any):
+    def __init__(
+        self, dataset_name: str, tasks: Sequence[str] | None = None, *args: Any, **kwargs: Any
+    ):
         self._dataset_name = dataset_name
         give_lvis_its_float()
-        annotations_of(dataset_name, "lvis")
-        super().__init__(dataset_name, *args, **kwargs)
+        tasks = measurable(tasks, dataset_name, annotations_of(dataset_name, "lvis"))
+        super().__init__(dataset_name, tasks, *args, **kwargs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """See detectron2."""
         return with_zeros(super().evaluate() or {}, self._dataset_name, "lvis")
+
+
+def measurable(
+    tasks: Sequence[str] | None, dataset_name: str, annotations: Annotations | None
+) -> Sequence[str] | None:
+    """The tasks to evaluate: boxes alone where all was asked for and a dataset has no masks.
+
+    Args:
+        tasks: of "bbox" and "segm", or None for all that the predictions have.
+        dataset_name: for messages.
+        annotations: of that dataset, or None where they are not known.
+
+    Raises:
+        ValueError: masks were asked for, and there are none.
+    """
+    rows = [] if annotations is None else annotations.annotations
+    if not rows or any("segmentation" in row for row in rows):
+        return tasks
+    if "segm" in (tasks or ()):
+        raise ValueError(
+            f"{dataset_name} has no masks to evaluate: its annotations have no `segmentation`. Set "
+            "dataloader.evaluator.tasks=[bbox], or use a dataset with masks"
+        )
+    if tasks is None:
+        say_once(f"{dataset_name} has no masks: boxes alone are evaluated", logging.INFO)
+    return tasks or ["bbox"]
 
 
 def with_zeros(

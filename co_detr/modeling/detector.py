@@ -14,6 +14,7 @@ from torch.nn import functional
 from .assignment import GroundTruth
 from .aux_heads.base import AuxHead, AuxOutput
 from .aux_heads.dense import DenseHead
+from .input_checks import check_images
 from .losses import LossTerm, normalize
 from .queries.group import QueryGroup
 from .transformer.encoder import EncoderMemory
@@ -157,11 +158,18 @@ class CoDETR(nn.Module):
         return normalize(terms | self.aux_terms(aux))
 
     def preprocess(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Normalize and pad to one batch: (N, 3, H, W) and each image's valid (height, width)."""
+        """Normalize and pad to one batch: (N, 3, H, W) and each image's valid (height, width).
+
+        Raises:
+            TypeError, ValueError: an image is not of the kind, shape or range it has to be.
+        """
+        check_images(batched_inputs, values=not (self.training or torch.jit.is_tracing()))
         images = [x["image"].to(self.device) for x in batched_inputs]
         if self.canvas is not None:
             images = [pad_to_canvas(image, self.canvas) for image in images]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        # in float32 whatever the model is in: half precision cannot tell apart the darkest grays
+        images = [(image.float() - self.pixel_mean) / self.pixel_std for image in images]
+        images = [image.to(self.pixel_mean.dtype) for image in images]
         divisor = self.backbone.size_divisibility
         batch = ImageList.from_tensors(images, divisor)
         padded = pad_as(batch.tensor, input_sizes(all_inputs(batched_inputs)), divisor)

@@ -53,10 +53,11 @@ class WholeBatch:
     def _over_parts(
         self, name: str, value: Tensor, reduce: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
+        # copies, since a collective may follow that works in place
         if not self._surveying:
-            return self._surveyed[name]
+            return self._surveyed[name].clone()
         seen = self._surveyed.get(name)
-        self._surveyed[name] = value if seen is None else reduce(seen, value)
+        self._surveyed[name] = value.clone() if seen is None else reduce(seen, value)
         return value
 
 

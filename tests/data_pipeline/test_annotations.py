@@ -7,7 +7,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from co_detr.data.annotations import read_annotations
+from co_detr.data.annotations import read_annotations, read_categories
 
 TRIANGLE = [10.0, 10.0, 30.0, 10.0, 10.0, 20.0]  # half of the box 10, 10, 20, 10
 
@@ -340,6 +340,15 @@ def test_a_list_of_categories_must_be_one(lvis, read):
     lvis["images"][2]["neg_category_ids"] = 5
     with pytest.raises(ValueError, match="image 3 has neg_category_ids 5: it must be a list"):
         read(kind="lvis")
+
+
+def test_categories_can_be_read_where_annotations_are_faulty(tiny, tmp_path):
+    tiny.content["categories"] = [{"id": "10", "name": "lamp"}, {"id": "9", "name": "boat"}]
+    each(bbox=None)(tiny.content)
+    file = tmp_path / "faulty.json"
+    file.write_text(json.dumps(tiny.content), encoding="utf-8-sig")
+    categories = [(c["id"], c["name"]) for c in read_categories(str(file))]
+    assert categories == [(9, "boat"), (10, "lamp")]
 
 
 # ---------------------------------------------------------------------------- the log

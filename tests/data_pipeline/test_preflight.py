@@ -198,14 +198,22 @@ def test_sizes_are_those_of_a_sample(check, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("none", [None, "None"])
-def test_without_a_validation_set_nothing_of_it_is_demanded(tiny, tmp_path, none):
+@pytest.mark.parametrize("key", ["dataloader.test", "dataloader.test.dataset.names"])
+def test_without_a_validation_set_nothing_of_it_is_demanded(tiny, tmp_path, key, none):
     cfg = LazyConfig.load(str(BLOCK))
     cfg.dataloader.train.dataset.names = tiny.register()
-    cfg.dataloader.test = none
+    OmegaConf.update(cfg, key, none)
     settle_validation(cfg)
     check_datasets(cfg, SPLITS)
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))  # the evaluator refers to no dataset
-    assert cfg.dataloader.test is None and cfg.dataloader.evaluator is None
+    assert OmegaConf.select(cfg, key) is None and cfg.dataloader.evaluator is None
+
+
+def test_without_an_evaluator_nothing_of_a_validation_set_is_demanded(tiny):
+    cfg = LazyConfig.load(str(BLOCK))
+    cfg.dataloader.train.dataset.names = tiny.register()
+    cfg.dataloader.evaluator = None
+    check_datasets(cfg, SPLITS)
 
 
 # ---------------------------------------------------------------------------- several ranks

@@ -1,10 +1,18 @@
 """The test loader leaves out what cannot be read, and evaluation goes on."""
 
+import logging
+
 import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.config import LazyCall as L
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.utils import comm
+from omegaconf import OmegaConf
 
 from co_detr.data import DetectionMapper, build_test_loader, load_dataset
 from co_detr.data.loader import report_left_out
+from co_detr.engine.train import do_test
 
 
 def _loader(dicts, **options):
@@ -35,22 +43,66 @@ def test_batches_lack_the_pictures_that_are_unreadable(tiny, caplog, workers):
     assert _ids(loader) == [[1]] and len(loader.left_out) == 3  # counted anew
 
 
-def test_evaluation_goes_on_also_where_no_picture_is_left(tiny):
-    class Seen(DatasetEvaluator):
-        def reset(self):
-            self.ids = []
+class Seen(DatasetEvaluator):
+    """Notes the pictures it gets, on all ranks."""
 
-        def process(self, inputs, outputs):
-            self.ids += [x["image_id"] for x in inputs]
+    def reset(self):
+        self.ids = []
 
-        def evaluate(self):
-            return {"seen": self.ids}
+    def process(self, inputs, outputs):
+        self.ids += [x["image_id"] for x in inputs]
 
+    def evaluate(self):
+        ids = sum(comm.all_gather(self.ids), [])
+        return {"seen": {"number": len(ids), "sum": sum(ids)}}
+
+
+def test_evaluation_goes_on_also_where_no_picture_is_left(tiny, caplog):
     dicts = load_dataset(tiny.register(), is_train=False)
-    assert inference_on_dataset(list, _loader(dicts), Seen()) == {"seen": [1, 2, 3, 4]}
+    (tiny.root / "2.png").write_bytes(b"no picture")
+    cfg = OmegaConf.create({"dataloader": {}}, flags={"allow_objects": True})
+    cfg.dataloader.test = L(_loader)(dicts=dicts)
+    cfg.dataloader.evaluator = L(Seen)()
+    assert do_test(cfg, list) == {"seen": {"number": 3, "sum": 1 + 3 + 4}}
+    assert "Left out of this evaluation: 1 of 4 images" in caplog.text
     for path in tiny.root.iterdir():
         path.write_bytes(b"no picture")
-    assert inference_on_dataset(list, _loader(dicts), Seen()) == {"seen": []}
+    assert inference_on_dataset(list, _loader(dicts), Seen()) == {"seen": {"number": 0, "sum": 0}}
+
+
+def _evaluate(rank, address, dicts, results):
+    """One of two ranks; the first has the first half of the pictures."""
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    comm.create_local_process_group(2)
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("co_detr.data.loader").addHandler(handler)
+    loader = _loader(dicts)
+    seen = inference_on_dataset(list, loader, Seen())["seen"]
+    report_left_out(loader)
+    results.put((rank, seen, messages))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_rank_without_a_readable_picture_evaluates_along(tiny, tmp_path):
+    dicts = load_dataset(tiny.register(), is_train=False)
+    for name in ("3.png", "4.png"):
+        (tiny.root / name).write_bytes(b"no picture")
+    context = mp.get_context("fork")
+    results = context.SimpleQueue()
+    arguments = f"file://{tmp_path}/store", dicts, results
+    ranks = [context.Process(target=_evaluate, args=(rank, *arguments)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    found = {rank: rest for rank, *rest in (results.get() for _ in ranks)}
+    for process in ranks:
+        process.join(timeout=120)
+    assert found[0][0] == found[1][0] == {"number": 2, "sum": 1 + 2}
+    (message,) = found[0][1]  # the main process tells of all
+    assert "2 of 4 images" in message and "3.png" in message and "4.png" in message
+    assert found[1][1] == []
 
 
 def test_too_many_unreadable_pictures_end_an_evaluation(tiny):

@@ -10,7 +10,7 @@ from golden import co_deformable_detr_config, co_dino_config, dense_head
 from torchvision.ops import nms
 
 from co_detr import model_zoo
-from co_detr.engine.host_syncs import HostSyncs
+from co_detr.engine.host_syncs import HostSyncs, waits
 from co_detr.engine.trainer import Trainer
 from co_detr.modeling.aux_heads.atss import ATSSHead
 from co_detr.modeling.aux_heads.fcos import FCOSHead
@@ -85,13 +85,20 @@ def test_the_gradient_of_a_mask_s_selection_waits_again():
     assert syncs.total == 0
 
 
-def test_the_copy_of_a_device_s_tensor_is_a_wait_in_one_direction_only():
-    """The meta device stands for a GPU; nothing that is on the CPU counts then."""
-    on_device = torch.empty(3, device="meta")
+def test_what_is_on_the_host_is_not_waited_for():
+    """The meta device stands for a GPU."""
     with HostSyncs("meta") as syncs:
-        values.to("meta") + on_device
+        values.to("meta") + torch.empty(3, device="meta")
         values.tolist(), values[mask], values.cpu(), values[0].item()
     assert syncs.total == 0
+
+
+@pytest.mark.parametrize("source, target, expected", [("meta", "cpu", 1), ("cpu", "meta", 0)])
+def test_a_copy_waits_in_one_direction(source, target, expected):
+    a, b = torch.empty(3, device=source), torch.empty(3, device=target)
+    copy = torch.ops.aten._to_copy.default, (a,), {"device": torch.device(target)}
+    assert waits(*copy, "meta") == expected
+    assert waits(torch.ops.aten.copy_.default, (b, a), {}, "meta") == expected
 
 
 # ---------------------------------------------------------------- a training step

@@ -10,6 +10,8 @@ from detectron2.config import LazyConfig
 from jobs import CO_DETR, TOY, arguments, assert_same_run, command, in_a_process, losses
 
 import co_detr
+from co_detr.checkpoint.matching import UnfittingCheckpointError
+from co_detr.checkpoint.reading import DamagedCheckpointError
 from co_detr.engine import main
 from co_detr.engine.overrides import new_keys
 
@@ -203,6 +205,24 @@ def test_a_missing_dataset_is_reported_before_anything_is_built(tmp_path, monkey
     assert not (tmp_path / "out" / "losses.txt").exists()
 
 
+def test_weights_that_do_not_fit_are_not_evaluated(tmp_path, whole):
+    state = torch.load(whole / "model_final.pth", weights_only=True)["model"]
+    del state["model.layers.3.bias"]
+    torch.save({"model": state}, tmp_path / "lacking.pth")
+    weights = f"train.init_checkpoint={tmp_path / 'lacking.pth'}"
+    with pytest.raises(UnfittingCheckpointError, match=r"it \(1\): model\.layers\.3\.bias"):
+        main(arguments(tmp_path / "out", weights, eval_only=True))
+    main(arguments(tmp_path / "out", weights, "train.max_iter=1"))  # but trained further
+
+
+def test_damaged_weights_are_found_before_anything_is_built(tmp_path):
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04" + bytes(9))
+    weights = f"train.init_checkpoint={tmp_path / 'cut.pth'}"
+    for eval_only in (False, True):
+        with pytest.raises(DamagedCheckpointError, match="cut off"):
+            main(arguments(tmp_path / "out", weights, "model=null", eval_only=eval_only))
+
+
 def test_no_config_object_gets_into_a_checkpoint(whole):
     # betas come from the config as its own kind of list; loading allows plain values only
     state = torch.load(whole / "model_final.pth", weights_only=True)
@@ -233,6 +253,13 @@ def test_averaged_weights_start_as_the_first_ones_and_follow_by_the_decay(tmp_pa
     # the evaluated weights are the averaged ones
     for name in ("model_final_ema.pth", "model_best.pth"):
         assert torch.equal(load(tmp_path / name)["model"]["model.layers.0.weight"], average), name
+
+
+def test_all_checkpoints_carry_the_names_of_the_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr("co_detr.engine.train.classes_of_config", lambda cfg: ("cat", "dog"))
+    main(arguments(tmp_path, *EMA, "train.max_iter=1"))
+    for name in ("model_final.pth", "model_final_ema.pth", "model_best.pth"):
+        assert load(tmp_path / name)["class_names"] == ["cat", "dog"], name
 
 
 def test_averaged_weights_survive_an_interruption(tmp_path, whole):

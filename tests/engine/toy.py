@@ -70,9 +70,10 @@ class Mapper:
 class Net(nn.Module):
     """Two linear layers with dropout between."""
 
-    def __init__(self):
+    def __init__(self, width=8):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
+        hidden = nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.3)
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, 1))
 
     def forward(self, batch):
         if not self.training:

@@ -11,7 +11,12 @@ import torch
 from detectron2 import evaluation as detectron2_evaluation
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_lvis_instances
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.file_io import PathManager
+from lvis import LVIS, LVISEval, LVISResults
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from co_detr.data import load_dataset
 from co_detr.evaluation import evaluators
@@ -225,6 +230,77 @@ def test_detectron2_itself_takes_any_annotation_ids(kind, first, register):
     name = register(file, kind)
     evaluator = EVALUATORS[kind][0](name, tasks=["bbox"], distributed=False)
     assert evaluate(evaluator, DatasetCatalog.get(name))["bbox"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis"])
+def test_the_packages_themselves_read_what_was_repaired(kind, register):
+    """As upstream detectron2 calls them, by the path of its path manager."""
+    file = content()
+    annotated(id=lambda i: i - 1, image_id=str)(file)
+    removed("area", "iscrowd")(file)
+    name = register(file, kind)
+    records = load_dataset(name)
+    path = PathManager.get_local_path(MetadataCatalog.get(name).json_file)
+    results = []
+    for record in records:
+        found = instances_to_coco_json(as_detections(record), record["image_id"])
+        results += [{**d, "category_id": d["category_id"] + 1} for d in found]
+    if kind == "lvis":
+        evaluators.give_lvis_its_float()
+        truth = LVIS(path)
+        run = LVISEval(truth, LVISResults(truth, results), "segm")
+        run.run()
+        assert run.get_results()["AP"] == pytest.approx(1)
+        assert not hasattr(np, "float")  # the alias is that package's alone
+    else:
+        truth = COCO(path)
+        run = COCOeval(truth, truth.loadRes(results), "segm")
+        for step in (run.evaluate, run.accumulate, run.summarize):
+            step()
+        assert run.stats[0] == pytest.approx(1)
+
+
+def test_masks_are_evaluated_where_there_are_some(register):
+    file = content()
+    removed("segmentation")(file)
+    name = register(file)
+    records = load_dataset(name)
+
+    def with_masks(record):
+        found = Instances((record["height"], record["width"]))
+        boxes = [
+            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+            for a in record["annotations"]
+        ]
+        found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]]).long()
+        found.scores = torch.ones(len(boxes))
+        found.pred_masks = torch.ones(len(boxes), *found.image_size, dtype=torch.bool)
+        return found
+
+    results = evaluate(evaluators.COCOEvaluator(name, distributed=False), records, with_masks)
+    assert list(results) == ["bbox"] and results["bbox"]["AP"] == pytest.approx(100)
+    with pytest.raises(ValueError, match="has no masks to evaluate.*tasks=.bbox."):
+        evaluators.COCOEvaluator(name, tasks=["segm"])
+
+
+def test_an_object_without_a_mask_counts_with_its_box(register):
+    """One of five objects: found by its box it counts, with another mask it does not."""
+    file = content()
+    file["annotations"][3]["segmentation"] = [[1, 2, 3, 4]]
+    name = register(file)
+    records = load_dataset(name, is_train=False)
+    x, y, w, h = OBJECTS[3][2]
+
+    def with_box(record):
+        for annotation in record["annotations"]:
+            box = [x, y, x + w, y, x + w, y + h, x, y + h]
+            annotation.setdefault("segmentation", [box])
+        return as_detections(record)
+
+    evaluator = evaluators.COCOEvaluator(name, distributed=False)
+    results = evaluate(evaluator, records, with_box)
+    assert results["bbox"]["AP"] == results["segm"]["AP"] == pytest.approx(100)
 
 
 def test_functions_of_ones_own_read_what_was_repaired(register, tmp_path):

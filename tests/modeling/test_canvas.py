@@ -46,6 +46,8 @@ def test_detections_that_lie_in_the_padding_go():
 def _model(**options):
     torch.manual_seed(0)
     cfg = co_deformable_detr_config()
+    # so many that, whatever the initial weights, some lie inside of the picture and some outside
+    cfg.query_sources.matching.num_queries = cfg.postprocess.max_detections = 300
     cfg.update(options)
     return instantiate(cfg)
 

@@ -223,7 +223,7 @@ def test_learned_queries_are_the_same_for_all_images():
 @pytest.mark.parametrize("name", ["two-heads", "rcnn"])
 def test_ablation_switches(name, switches, heads_train, customized):
     cfg = MODELS[name]()
-    heads = [head for head in cfg.aux_heads if head != "_target_"]
+    heads = [name for name in cfg.aux_heads if name != "_target_"]
     model = build(cfg, **switches)
     losses = train_step(model, usual_batch())
     expected = ENCODER | decoder_losses("matching")

@@ -1,4 +1,4 @@
-"""NMS of many groups at once: by hand, and the one call of other devices against the CPU's."""
+"""NMS of many groups: by hand, and the one call for other devices against those on a CPU."""
 
 import pytest
 import torch

@@ -12,6 +12,8 @@ from detectron2.config import instantiate
 from golden import build, co_deformable_detr_config, tensors
 from safetensors.torch import load_file, save_file
 
+from co_detr.checkpoint.reading import read_checkpoint
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "co_deformable_detr_tiny"
 
@@ -175,3 +177,85 @@ def test_names_that_do_not_fit_the_classes(convert, released, tmp_path):
         change="model.num_classes = 3",
     )
     assert "has 7 source classes, but 2 are named" in message
+
+
+ABC = "a\nb\nc\nd\ne\nf\ng\n"
+
+
+def names(path, text, side):
+    path.write_text(text)
+    return f"--{side}-names={path}"
+
+
+def test_rows_go_by_name_where_there_are_as_many_classes(convert, released, tmp_path, ours, capsys):
+    source = names(tmp_path / "source.txt", ABC, "source")
+    target = names(tmp_path / "target.yaml", "names: [g, new, c, a, d, e, f]\n", "target")
+    path = convert(released, source, target)
+    found = load_file(path)
+    name = "decoder.class_branches.0.weight"
+    assert torch.equal(found[name][[0, 2, 3, 6]], ours[name][[6, 2, 0, 5]])
+    assert not torch.equal(found[name][1], ours[name][1])
+    name = "aux_heads.rcnn.box_head.bbox_pred.bias"
+    assert torch.equal(found[name][12:16], ours[name][:4])
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["g", "6", "0"] in printed and ["a", "0", "3"] in printed
+    assert ["new", "-", "starts", "anew"] in printed
+    assert read_checkpoint(path).class_names == ("g", "new", "c", "a", "d", "e", "f")
+
+
+def test_the_same_names_move_nothing(convert, released, tmp_path, ours):
+    source = names(tmp_path / "source.txt", ABC, "source")
+    target = names(tmp_path / "target.txt", ABC.upper(), "target")
+    found = load_file(convert(released, source, target))
+    assert all(torch.equal(found[name], ours[name]) for name in ours)
+
+
+def test_classes_that_the_file_names_need_no_list(convert, tmp_path, ours):
+    path = tmp_path / "released.pth"
+    meta = {"CLASSES": tuple("abcdefg")}
+    torch.save({"meta": meta, "state_dict": tensors(FOLDER, "weights")}, path)
+    assert read_checkpoint(convert(path)).class_names == tuple("abcdefg")
+    target = names(tmp_path / "target.txt", "c\na\n", "target")
+    found = load_file(convert(path, target, change="model.num_classes = 2"))
+    name = "aux_heads.atss.class_predictor.weight"
+    assert torch.equal(found[name], ours[name][[2, 0]])
+
+
+def test_names_of_one_side_alone_are_refused(convert, released, tmp_path):
+    target = names(tmp_path / "target.txt", ABC, "target")
+    assert "SRC are not known by name: add --source-names" in refusal(convert, released, target)
+    source = names(tmp_path / "source.txt", ABC, "source")
+    message = refusal(convert, released, source)
+    assert "the config are not known by name: add --target-names" in message
+
+
+def test_the_object_row_of_class_agnostic_proposals_is_kept(convert, released, ours, capsys):
+    found = load_file(convert(released, "--change-classes", change="model.num_classes = 3"))
+    name = "proposals.class_branch.weight"
+    assert torch.equal(found[name][0], ours[name][0])
+    assert f"{name}, but for row 0, which says object or not" in capsys.readouterr().out
+
+
+def test_the_classes_of_a_checkpoint_of_ours_are_changed(convert, released, tmp_path, ours):
+    ours_path = convert(released, target="first.pth")
+    source = names(tmp_path / "source.txt", ABC, "source")
+    target = names(tmp_path / "target.txt", "c\na\n", "target")
+    found = load_file(convert(ours_path, source, target, change="model.num_classes = 2"))
+    name = "decoder.class_branches.0.bias"
+    assert torch.equal(found[name], ours[name][[2, 0]])
+
+
+def test_weights_that_are_not_finite_are_refused(convert, tmp_path):
+    weights = tensors(FOLDER, "weights")
+    weights["query_head.transformer.level_embeds"][0, 0] = torch.nan
+    path = tmp_path / "released.pth"
+    torch.save({"state_dict": weights}, path)
+    assert "not finite in 1: encoder.level_embed" in refusal(convert, path)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model."])
+def test_wrapped_released_weights(convert, tmp_path, ours, wrapper):
+    path = tmp_path / "released.pth"
+    torch.save({wrapper + n: t for n, t in tensors(FOLDER, "weights").items()}, path)
+    found = load_file(convert(path))
+    assert all(torch.equal(found[name], ours[name]) for name in ours)

@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from co_detr import model_zoo
+from co_detr.checkpoint.matching import UnfittingCheckpointError
+from co_detr.inference.dataset_ids import DatasetIds
+from co_detr.inference.drawing import draw
+from co_detr.inference.inputs import find_pictures, picture_suffixes
+from co_detr.inference.predictor import load_categories
+from co_detr.inference.writers import ResultWriter, to_annotations
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("predict", ROOT / "tools" / "predict.py")
@@ -68,8 +78,9 @@ def run(tmp_path):
     def run(*inputs, options=(), weights=f"train.init_checkpoint={tmp_path}/model.pth"):
         argv = ["--config-file", str(config), "--input", *map(str, inputs)]
         argv += ["--output", str(tmp_path / "out"), *options, weights]
-        return predict.main(argv), tmp_path / "out"
+        return predict.main(argv), run.out
 
+    run.out = tmp_path / "out"
     return run
 
 
@@ -93,9 +104,17 @@ def test_the_weights_of_the_checkpoint_are_used(run, pictures, tmp_path):
     assert {a["score"] for a in _predictions(out)["annotations"]} == {0.625}
 
 
+def test_weights_of_another_model_are_refused(run, pictures, tmp_path):
+    torch.save({"model": {"score": torch.ones(3)}}, tmp_path / "other.pth")
+    with pytest.raises(UnfittingCheckpointError, match=r"score: file \(3,\), model"):
+        run(pictures, weights=f"train.init_checkpoint={tmp_path}/other.pth")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_threshold_is_inclusive_and_applies_to_each_detection(run, pictures):
     for threshold, expected in (("0.05", 4), ("0.75", 2), ("0.76", 0)):
-        _, out = run(pictures, options=["--confidence-threshold", threshold])
+        options = ["--confidence-threshold", threshold, "--overwrite"]
+        _, out = run(pictures, options=options)
         assert len(_predictions(out)["annotations"]) == expected
 
 
@@ -110,12 +129,22 @@ def test_the_json_is_a_coco_file(run, pictures):
 
 def test_names_of_a_dataset_with_other_classes_are_not_used(monkeypatch):
     metadata = Metadata(thing_classes=["cat", "dog"])
-    monkeypatch.setattr(predict.MetadataCatalog, "get", lambda name: metadata)
+    monkeypatch.setattr("detectron2.data.MetadataCatalog.get", lambda name: metadata)
     cfg = OmegaConf.create({"model": {"num_classes": 2}, "dataloader": {}})
     OmegaConf.update(cfg, "dataloader.test.dataset.names", "animals")
-    assert [c["name"] for c in predict.load_categories(cfg)] == ["cat", "dog"]
+    categories, named = load_categories(cfg)
+    assert [c["name"] for c in categories] == ["cat", "dog"] and named
     cfg.model.num_classes = 3
-    assert [c["name"] for c in predict.load_categories(cfg)] == ["class 0", "class 1", "class 2"]
+    categories, named = load_categories(cfg)
+    assert [c["name"] for c in categories] == ["class 0", "class 1", "class 2"] and not named
+
+
+def test_without_a_test_dataset_the_training_dataset_gives_the_names(monkeypatch):
+    metadata = {"animals": Metadata(thing_classes=["cat", "dog"])}
+    monkeypatch.setattr("detectron2.data.MetadataCatalog.get", metadata.__getitem__)
+    cfg = OmegaConf.create({"model": {"num_classes": 2}, "dataloader": {"test": None}})
+    OmegaConf.update(cfg, "dataloader.train.dataset.names", ["animals", "more"])
+    assert [c["name"] for c in load_categories(cfg)[0]] == ["cat", "dog"]
 
 
 def test_pictures_are_drawn_on(run, pictures):
@@ -137,7 +166,7 @@ def test_small_pictures_are_enlarged_within_bounds(size, drawn):
     nothing = Instances(
         size, pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0), pred_classes=torch.ones(0)
     )
-    assert predict.draw(np.zeros((*size, 3), np.uint8), nothing, ["a"]).shape[:2] == drawn
+    assert draw(np.zeros((*size, 3), np.uint8), nothing, ["a"]).shape[:2] == drawn
 
 
 def test_broken_pictures_are_counted_and_left_out(run, pictures, capsys):
@@ -146,6 +175,24 @@ def test_broken_pictures_are_counted_and_left_out(run, pictures, capsys):
     assert code == 0
     assert len(_predictions(out)["images"]) == 2
     assert "1 could not be read" in capsys.readouterr().out
+
+
+def test_more_unreadable_pictures_than_allowed_are_a_failure_at_the_end(run, pictures):
+    for number in range(11):
+        (pictures / f"{number}.png").write_bytes(b"no picture")
+    code, out = run(pictures)
+    assert code == 1 and len(_predictions(out)["images"]) == 2
+
+
+def test_strips_and_deep_pictures_are_predicted_on(run, tmp_path):
+    deep = np.zeros((50, 80), np.uint16)
+    deep[8:28, 10:40] = 65535
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((1, 5000), 255, np.uint8)).save(tmp_path / "strip.png")
+    code, out = run(tmp_path / "deep.png", tmp_path / "strip.png")
+    found, strip = _predictions(out)["annotations"]
+    assert code == 0 and found["bbox"] == pytest.approx([10, 8, 30, 20], abs=1.3)
+    assert strip["bbox"] == [0, 0, 5000, 1]
 
 
 def test_nothing_readable_is_a_failure(run, tmp_path):
@@ -161,11 +208,35 @@ def test_weights_are_required(run, pictures):
 def test_files_folders_and_patterns_are_found_once(pictures, tmp_path):
     (pictures / "notes.txt").touch()
     both = [pictures / "a.png", pictures / "b.jpg"]
-    assert predict.find_images([str(pictures)]) == both
-    assert predict.find_images([str(pictures / "*.jpg"), str(pictures)]) == both[::-1]
+    assert find_pictures([str(pictures)]) == (both, {"no pictures by their suffix": 1})
+    assert find_pictures([str(pictures / "*.jpg"), str(pictures)])[0] == both[::-1]
     for nothing in (str(tmp_path), str(pictures / "*.gif"), "train.init_checkpoint=x"):
         with pytest.raises(FileNotFoundError, match=nothing.replace("*", r"\*")):
-            predict.find_images([nothing])
+            find_pictures([nothing])
+
+
+def test_folders_in_folders_are_found_where_asked_for(pictures):
+    deep = pictures / "more" / "deep"
+    deep.mkdir(parents=True)
+    out = pictures / "out"
+    out.mkdir()
+    for path in (deep / "c.WEBP", pictures / "more" / "d.tif", out / "a.png", out / "b.png"):
+        path.touch()
+    (deep / "circle").symlink_to(pictures)
+    assert len(find_pictures([str(pictures)])[0]) == 2
+    found, skipped = find_pictures([str(pictures)], recursive=True, output=out)
+    names = [str(path.relative_to(pictures)) for path in found]
+    assert names == ["a.png", "b.jpg", "more/d.tif", "more/deep/c.WEBP"]
+    assert skipped["in the output folder"] == 2
+    with pytest.raises(FileNotFoundError, match="--recursive"):
+        (pictures / "more" / "d.tif").unlink()
+        find_pictures([str(pictures / "more")])
+
+
+def test_suffixes_are_those_that_pillow_reads():
+    common = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm"}
+    assert common | {".ppm", ".tga", ".mpo"} <= picture_suffixes()
+    assert not {".pdf", ".mpg", ".h5", ".txt", ""} & picture_suffixes()  # written, or only named
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(run, pictures, tmp_path):
@@ -174,6 +245,183 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(run, pictures, tmp_pat
     (other / "a.png").write_bytes((pictures / "a.png").read_bytes())
     _, out = run(pictures / "a.png", other)
     assert (out / "a.png").is_file() and (out / "a_2.png").is_file()
+
+
+def _contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_inputs_are_never_written_on(run, pictures, tmp_path):
+    """Not where they lie in the output folder, nor through links there."""
+    before = _contents(pictures)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").hardlink_to(pictures / "a.png")
+    (out / "b.jpg").symlink_to(pictures / "b.jpg")
+    (out / "a_2.png").write_bytes(b"somebody else's")
+    assert run(pictures)[0] == 0
+    assert _contents(pictures) == before
+    assert (out / "a_2.png").read_bytes() == b"somebody else's"
+    for name in ("a_3.png", "b_2.jpg"):
+        assert Image.open(out / name).size == (640, 400)
+
+    assert run(pictures, options=["--output", str(pictures), "--overwrite"])[0] == 0
+    assert {name: _contents(pictures)[name] for name in before} == before
+
+
+def test_results_of_another_run_are_replaced_only_if_asked(run, pictures):
+    _, out = run(pictures / "a.png")
+    before = _contents(out)
+    with pytest.raises(FileExistsError, match="predictions.json.*--overwrite"):
+        run(pictures / "b.jpg")
+    assert _contents(out) == before
+    run(pictures / "b.jpg", options=["--overwrite"])
+    assert [Path(i["file_name"]).name for i in _predictions(out)["images"]] == ["b.jpg"]
+
+
+def test_an_output_that_is_a_file_is_refused(run, pictures, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(NotADirectoryError, match="out is a file: name a folder"):
+        run(pictures)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_run_leaves_what_it_has_done(run, pictures, monkeypatch, number, code):
+    add = ResultWriter.add
+
+    def interrupted(self, *args):
+        add(self, *args)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(ResultWriter, "add", interrupted)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert run(pictures)[0] == code
+    assert signal.getsignal(signal.SIGTERM) == handler
+    found = _predictions(run.out)
+    assert [Path(i["file_name"]).name for i in found["images"]] == ["a.png"]
+    assert [a["image_id"] for a in found["annotations"]] == [1]
+
+
+def test_an_error_leaves_what_was_done_too(run, pictures, monkeypatch):
+    add = ResultWriter.add
+
+    def fails(self, path, *args):
+        if path.name == "b.jpg":
+            raise OSError("no room")
+        add(self, path, *args)
+
+    monkeypatch.setattr(ResultWriter, "add", fails)
+    with pytest.raises(OSError, match="no room"):
+        run(pictures)
+    assert len(_predictions(run.out)["images"]) == 1
+
+
+def test_results_have_the_ids_of_the_dataset(run, pictures, tmp_path, capsys):
+    extra = pictures / "unlisted.png"
+    extra.write_bytes((pictures / "a.png").read_bytes())
+    content = {
+        "images": [{"id": 70, "file_name": "val/a.png"}, {"id": "x9", "file_name": "b.jpg"}],
+        "categories": [{"id": 8, "name": "bright"}, {"id": 3, "name": "all"}],
+        "annotations": [],
+    }
+    (tmp_path / "ids.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
+    pictures = pictures.rename(tmp_path / "val")
+    options = ["--annotations", f"{tmp_path}/ids.json", "--results", f"{tmp_path}/found.json"]
+    code, out = run(pictures, options=options)
+    assert code == 0
+    results = json.loads((tmp_path / "found.json").read_text())
+    # all detections, whatever their scores; class 0 has the least id
+    ids = [(r["image_id"], r["category_id"], r["score"]) for r in results]
+    assert ids == [(70, 8, 0.75), (70, 3, 0.1), ("x9", 8, 0.75), ("x9", 3, 0.1)]
+    assert results[1]["bbox"] == [0, 0, 80, 50]
+    assert {frozenset(r) for r in results} == {
+        frozenset({"image_id", "category_id", "bbox", "score"})
+    }
+    assert [image["id"] for image in _predictions(out)["images"]] == [70, "x9"]
+    assert len(_predictions(out)["annotations"]) == 2
+    assert "1 not listed in the annotations" in capsys.readouterr().out
+
+    for target in ("found.json", "ids.json"):  # results that are there; what the run reads
+        options = ["--annotations", f"{tmp_path}/ids.json", "--results", f"{tmp_path}/{target}"]
+        options += ["--output", f"{tmp_path}/other"] + ["--overwrite"] * (target == "ids.json")
+        with pytest.raises(FileExistsError, match=target):
+            run(pictures, options=options)
+
+
+def test_results_without_ids_are_refused(run, pictures, capsys):
+    with pytest.raises(SystemExit):
+        run(pictures, options=["--results", "found.json"])
+    assert "--results needs --annotations" in capsys.readouterr().err
+
+
+def test_ids_follow_the_longest_common_end_of_the_names(tmp_path):
+    images = [("train/1.jpg", 1), ("val/1.jpg", 2), ("3.jpg", 3), ("a\\4.jpg", 4)]
+    content = {
+        "images": [{"file_name": name, "id": number} for name, number in images],
+        "categories": [],
+    }
+    content["images"].append({"coco_url": "http://host/val2017/5.jpg", "id": 5})
+    (tmp_path / "ids.json").write_text(json.dumps(content))
+    ids = DatasetIds(tmp_path / "ids.json")
+    wanted = {"/data/val/1.jpg": 2, "/data/train/1.jpg": 1, "/x/3.jpg": 3, "a/4.jpg": 4, "4.jpg": 4}
+    wanted |= {"/elsewhere/5.jpg": 5, "/x/1.jpg": None, "6.jpg": None}
+    assert {path: ids.image_id(Path(path)) for path in wanted} == wanted
+
+
+def test_categories_are_matched_by_their_names(tmp_path):
+    categories = [{"id": 2, "name": "cat"}, {"id": 7, "name": "dog"}]
+    (tmp_path / "ids.json").write_text(json.dumps({"images": [], "categories": categories}))
+    ids = DatasetIds(tmp_path / "ids.json")
+
+    def classes(*names):
+        return [{"id": i, "name": name} for i, name in enumerate(names)]
+
+    assert [c["id"] for c in ids.categories_of(classes("dog", "cat"), True)] == [7, 2]
+    assert [c["id"] for c in ids.categories_of(classes("class 0", "class 1"), False)] == [2, 7]
+    for known, named in ((classes("dog", "cow"), True), (classes("class 0"), False)):
+        with pytest.raises(ValueError, match="ids.json has the 2 categories cat, dog, the model"):
+            ids.categories_of(known, named)
+    (tmp_path / "ids.json").write_text("[]")
+    with pytest.raises(ValueError, match="no annotation file"):
+        DatasetIds(tmp_path / "ids.json")
+
+
+def test_labels_stay_with_their_boxes_on_crowded_pictures(monkeypatch):
+    supervision = pytest.importorskip("supervision")
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 560, (120, 2)).round()
+    boxes = np.concatenate([corners, corners + rng.uniform(15, 80, (120, 2))], axis=1)
+    crowd = Instances(
+        (640, 640),
+        pred_boxes=Boxes(torch.tensor(boxes)),
+        scores=torch.linspace(0.5, 0.9, 120),
+        pred_classes=torch.zeros(120, dtype=torch.int64),
+    )
+    drawn = []
+    annotator = supervision.LabelAnnotator
+    draw_labels = annotator._draw_labels
+
+    def note(self, **arguments):
+        place = arguments["label_properties"][:, :4]
+        drawn.extend(zip(arguments["detections"].xyxy, place))
+        return draw_labels(self, **arguments)
+
+    monkeypatch.setattr(annotator, "_draw_labels", note)
+    draw(np.zeros((640, 640, 3), np.uint8), crowd, ["seed"])
+    assert len(drawn) == 120
+    for box, label in drawn:
+        # touches the box, and lies in the picture
+        assert label[0] <= box[2] and label[2] >= box[0]
+        assert label[1] <= box[3] and label[3] >= box[1] - 1
+        assert 0 <= label[0] < label[2] <= 640 and 0 <= label[1] < label[3] <= 640
+
+
+def test_help_is_there_without_waiting_for_torch():
+    code = "import runpy, sys; sys.argv = ['predict.py', '--help']\n"
+    code += f"try: runpy.run_path({str(ROOT / 'tools' / 'predict.py')!r}, run_name='__main__')\n"
+    code += "except SystemExit: print(sorted({'torch', 'detectron2', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "--recursive" in done.stdout and done.stdout.rstrip().endswith("[]"), done.stderr
 
 
 def test_threshold_outside_of_0_to_1_is_refused(run, pictures, capsys):
@@ -221,13 +469,13 @@ def test_masks_are_drawn_and_written():
         pred_classes=torch.tensor([0]),
         pred_masks=masks,
     )
-    drawn = predict.draw(image, instances, ["leaf"])
+    drawn = draw(image, instances, ["leaf"])
     factor = len(drawn) // 40
     inside = drawn[int(15.5 * factor), int(48.5 * factor)]
     outside = drawn[int(30.5 * factor), int(10.5 * factor)]
     assert inside.any() and not outside.any()
 
-    (annotation,) = predict.to_annotations(instances, 7, [{"id": 3, "name": "leaf"}])
+    (annotation,) = to_annotations(instances, 7, [{"id": 3, "name": "leaf"}])
     assert annotation["area"] == 200
     assert json.loads(json.dumps(annotation)) == annotation
     found = mask_util.decode(annotation["segmentation"])

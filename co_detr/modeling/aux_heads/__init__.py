@@ -9,6 +9,7 @@ from .paa import PAAHead
 from .rcnn import BoxHead, FasterRCNNHead
 from .retinanet import RetinaNetHead
 from .rpn import RPN
+from .truth import PaddedTruth
 
 __all__ = [
     "ATSSHead",
@@ -20,6 +21,7 @@ __all__ = [
     "FasterRCNNHead",
     "GFLHead",
     "PAAHead",
+    "PaddedTruth",
     "RPN",
     "RetinaNetHead",
     "atss_match",

@@ -29,7 +29,8 @@ class LearnedQueries(nn.Module):
         """Return the one group "matching", the same for all images."""
         N = memory.tokens.shape[0]
         position, content = self.embedding.weight.expand(N, -1, -1).chunk(2, dim=-1)
-        reference = self.reference_points(position).sigmoid()
+        # places take more digits than half precision has
+        reference = self.reference_points(position).float().sigmoid()
         return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
 
 
@@ -84,4 +85,5 @@ class BoxEncoding(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """(N, Q, 4) in [0, 1] to (N, Q, output_dim)."""
-        return self.norm(self.linear(sine_embedding(boxes * (2 * math.pi), self.num_features)))
+        features = sine_embedding(boxes * (2 * math.pi), self.num_features)
+        return self.norm(self.linear(features.to(self.linear.weight.dtype)))

@@ -83,6 +83,7 @@ class DeformableAttention(nn.Module):
         # the mask comes after the projection so that its bias does not leak out of the padding
         value = self.value_proj(memory).masked_fill(padding[..., None], 0.0)
         value = value.view(N, memory.shape[1], M, -1)
+        query = query.to(self.sampling_offsets.weight.dtype)
         offsets = self.sampling_offsets(query).view(N, Q, M, levels, P, 2)
         weights = self.attention_weights(query).view(N, Q, M, levels * P).softmax(-1)
         locations = centers[:, :, None, :, None] + offsets * offset_scale[:, :, None, :, None]

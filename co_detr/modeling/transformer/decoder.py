@@ -187,7 +187,8 @@ class DeformableDecoder(nn.Module):
         on_level = reference * memory.valid_ratios[:, :1].repeat(1, 1, 2)
         x, y, w, h = on_level.unbind(-1)
         coordinates = torch.stack([y, x, w, h], dim=-1) * (2 * math.pi)
-        return self.position_mlp(sine_embedding(coordinates, self.embed_dim // 2))
+        features = sine_embedding(coordinates, self.embed_dim // 2)
+        return self.position_mlp(features.to(self.norm.weight.dtype))
 
     def _sampling_frame(
         self, reference: Tensor, points: Tensor | None, memory: EncoderMemory

@@ -86,7 +86,8 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
 
     Args:
         file_name: path of the image.
-        format: "RGB", "BGR", "L" or another Pillow mode; None keeps the file's mode.
+        format: "RGB", "BGR", "L" or another Pillow mode; None keeps the file's mode. Gray of more
+            than 8 bits is scaled to 8 for the first three.
 
     Returns:
         (h, w, C) uint8, see `convert_PIL_to_numpy`.
@@ -95,7 +96,13 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
         FileNotFoundError; OSError where the file is no image that Pillow can read.
     """
     with PathManager.open(file_name, "rb") as file:
-        return convert_PIL_to_numpy(_apply_exif_orientation(Image.open(file)), format)
+        image = _apply_exif_orientation(Image.open(file))
+        # gray of many bits, which Pillow would cut off at 255
+        if format in ("RGB", "BGR", "L") and image.mode[0] in "IF":
+            from co_detr.data.pictures import gray_levels  # itself on top of this package
+
+            image = Image.fromarray(gray_levels(file_name, image))
+        return convert_PIL_to_numpy(image, format)
 
 
 def check_image_size(dataset_dict: dict, image: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import detectron2.data.transforms as T
+from co_detr.modeling.input_checks import check_array
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, LazyConfig
 from detectron2.data import (
@@ -217,7 +218,10 @@ class DefaultPredictor:
 
         Returns:
             What the model returns for it; boxes are in pixels of the given image.
+
+        Raises TypeError or ValueError that says what was given where that is no such array.
         """
+        check_array(original_image)
         image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
         height, width = image.shape[:2]
         image = self.aug.get_transform(image).apply_image(image)

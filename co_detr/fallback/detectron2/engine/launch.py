@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,9 @@ def _worker(
     args: tuple,
     timeout: datetime.timedelta,
 ) -> None:
+    # it comes when the launcher is gone; ignored, as it is in the background of a shell, it would
+    # leave this process behind
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         assert num_gpus_per_machine <= torch.cuda.device_count(), (

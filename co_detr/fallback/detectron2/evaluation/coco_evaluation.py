@@ -173,7 +173,7 @@ class COCOEvaluator(DatasetEvaluator):
         self, task: str, detections: list[dict[str, Any]], img_ids: Iterable[int] | None
     ) -> dict[str, float]:
         if not detections:
-            self._logger.warning("No detections at all: every %s metric is NaN.", task)
+            self._logger.warning("No detections at all for %s.", task)
             return {name: float("nan") for name in _METRICS}
         if task == "segm":
             # loadRes takes the area from the box where there is one; a mask has its own

@@ -125,7 +125,7 @@ class LVISEvaluator(DatasetEvaluator):
         from lvis import LVISEval, LVISResults
 
         if not detections:
-            self._logger.warning("No detections at all: every %s metric is NaN.", task)
+            self._logger.warning("No detections at all for %s.", task)
             return {name: float("nan") for name in _METRICS}
         # the package writes its own fields into the dicts; a mask has its own area
         own_area = ("bbox",) if task == "segm" else ()

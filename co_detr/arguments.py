@@ -1,4 +1,7 @@
-"""Command lines of the tools: options, and changes of the config as key=value among them."""
+"""Command lines of the tools: options, and changes of the config as key=value among them.
+
+Nothing heavy is imported before a command line has been parsed, so that `--help` answers at once.
+"""
 
 import argparse
 import logging
@@ -7,14 +10,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.config import LazyConfig
-from omegaconf import DictConfig
-
-from co_detr import model_zoo
-from co_detr.paths import expand_home
-
-from .overrides import apply_overrides
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +90,15 @@ def config_path(name: str) -> str:
     path = os.path.expanduser(name)
     if os.path.isfile(path):
         return path
+    from co_detr import model_zoo
+
     try:
         return model_zoo.get_config_file(name.removeprefix("configs/"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--config-file {name} is no file, and {error}") from None
 
 
-def load_config(config_file: str, overrides: Sequence[str] = ()) -> tuple[DictConfig, list[str]]:
+def load_config(config_file: str, overrides: Sequence[str] = ()) -> "tuple[DictConfig, list[str]]":
     """A config with changes.
 
     Args:
@@ -107,13 +108,18 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> tuple[DictCo
     Returns:
         The config, `~` replaced by the home folder in all of it, and warnings to be logged.
     """
+    from detectron2.config import LazyConfig
+
+    from co_detr.engine.overrides import apply_overrides
+    from co_detr.paths import expand_home
+
     cfg = LazyConfig.load(config_path(config_file))
     warnings = apply_overrides(cfg, overrides)
     expand_home(cfg)
     return cfg, warnings
 
 
-def tool_config(args: argparse.Namespace) -> DictConfig:
+def tool_config(args: argparse.Namespace) -> "DictConfig":
     """The config of a command line that `parse_arguments` read; warnings are logged."""
     cfg, warnings = load_config(args.config_file, args.opts)
     for warning in warnings:
