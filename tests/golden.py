@@ -14,6 +14,7 @@ from co_detr.checkpoint.official import convert_official
 
 DATA = Path(__file__).parent / "data"
 CONFIGS = Path(__file__).parent.parent / "configs"
+dense_head = LazyConfig.load(str(CONFIGS / "common/models/heads.py"), "dense_head")
 
 
 def tensors(folder: str, name: str) -> dict[str, torch.Tensor]:

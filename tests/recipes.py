@@ -71,7 +71,12 @@ RECIPES: dict[str, Recipe] = {
         "co_deformable_detr_r50_12ep_k0": _deformable(12, 11),
         "co_deformable_detr_r50_12ep_k1": _deformable(12, 11),
         "co_deformable_detr_r50_12ep": _deformable(12, 11),
+        "co_deformable_detr_r50_12ep_k6": _deformable(12, 11),
         "co_deformable_detr_r50_36ep": _deformable(36, 30),
+        **{
+            f"deformable_detr_r50_36ep_{head}": _deformable(36, 30)
+            for head in ("atss", "fcos", "gfl", "mask_rcnn", "paa", "rcnn", "retinanet")
+        },
         "co_deformable_detr_mask_r50_12ep": _deformable(12, 11),
         "co_deformable_detr_swin_tiny_12ep": _swin(12, 0.2),
         "co_deformable_detr_swin_tiny_36ep": _swin(36, 0.3),

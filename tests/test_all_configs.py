@@ -158,7 +158,7 @@ def test_the_data_block_gives_examples_and_an_evaluator(name, two_pictures):
     tiny_dataset.use(cfg, two_pictures(cfg))
     example = instantiate(cfg.dataloader.train).dataset[0]
     assert len(example["instances"]) <= 2  # with copy-paste there may be a second one
-    masks = "instance_mask" in cfg.model or "mask_r50" in name
+    masks = "instance_mask" in cfg.model or "mask_r" in name
     assert example["instances"].has("gt_masks") == masks
 
     (test_example,) = next(iter(instantiate(cfg.dataloader.test)))

@@ -277,7 +277,6 @@ def build_model(
     for name in ("rcnn", "atss"):
         if name not in heads:
             del model.aux_heads[name]
-    model.query_sources.customized.heads = list(heads)
     return instantiate(model).to(device).train()
 
 

@@ -94,7 +94,8 @@ def change_classes(
         layer = class_layer(name)
         if layer is None or name not in state or tensor.shape[1:] != state[name].shape[1:]:
             continue
-        counts = [(len(t) - layer[1]) // layer[0] for t in (tensor, state[name])]
+        repeats = _repeats(name, model)
+        counts = [(len(t) // repeats - layer[1]) // layer[0] for t in (tensor, state[name])]
         if counts == [1, 1] and len(source_names) != 1:
             continue  # one for all classes
         _check_count(name, counts[0], source_names, "source")
@@ -104,7 +105,9 @@ def change_classes(
         pairs = [(before, now) for _, before, now in kept]
         if ranks_by_first_row(name, model):
             pairs = [(0, 0)]
-        result[name] = _rows(tensor, state[name].detach().to("cpu").clone(), pairs, *layer)
+        result[name] = state[name].detach().to("cpu").clone()
+        for new, old in zip(result[name].chunk(repeats), tensor.chunk(repeats)):
+            _fill_rows(new, old, pairs, *layer)
         layers.append(name)
     found = {now for _, _, now in kept}
     fresh = [name for row, name in enumerate(target_names) if by_name and row not in found]
@@ -123,15 +126,20 @@ def _pairs(source: Sequence[str], target: Sequence[str]) -> list[tuple[str, int,
     ]
 
 
-def _rows(
-    tensor: Tensor, fresh: Tensor, pairs: list[tuple[int, int]], rows: int, background: int
-) -> Tensor:
-    """Fill a freshly initialized layer with the rows of the classes that are kept."""
+def _repeats(name: str, model: nn.Module) -> int:
+    """How often all classes stand in a layer: once, or for each anchor of a cell."""
+    match = re.fullmatch(r"aux_heads\.(\w+)\.class_predictor\.\w+", name)
+    return model.aux_heads[match[1]].anchors.num_per_cell if match else 1
+
+
+def _fill_rows(
+    fresh: Tensor, tensor: Tensor, pairs: list[tuple[int, int]], rows: int, background: int
+) -> None:
+    """Put the rows of the classes that are kept into a freshly initialized layer."""
     for source, target in pairs:
         fresh[target * rows : (target + 1) * rows] = tensor[source * rows : (source + 1) * rows]
     if background:
         fresh[-background:] = tensor[-background:]
-    return fresh
 
 
 def _check_count(name: str, classes: int, names: Sequence[str], side: str) -> None:

@@ -12,6 +12,8 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
+from co_detr.modeling.aux_heads.dense import DenseHead
+
 from .rename import Rename, SubmoduleRenames, rename
 from .wrappers import prefix_to_strip, without_prefix
 
@@ -147,26 +149,34 @@ INSTANCE_MASK = [
     Rename(r"mask_iou_head\.fc_mask_iou\.(\w+)", r"instance_mask.iou_head.predictor.\1"),
 ]
 
-_TOWERS = (("cls", "class"), ("reg", "box"))
-ATSS = [
-    *(
+
+def dense_head(index: int, name: str) -> list[Rename]:
+    """The rows of a released dense head (ATSS, FCOS, GFL, PAA, RetinaNet).
+
+    Args:
+        index: its place among the dense heads of the released model.
+        name: of our auxiliary head.
+    """
+    theirs, ours = rf"bbox_head\.{index}\.", f"aux_heads.{name}"
+    towers = [
         row
-        for theirs, ours in _TOWERS
+        for tower, role in (("cls", "class"), ("reg", "box"))
         for row in (
+            Rename(theirs + rf"{tower}_convs\.(\d+)\.conv\.(\w+)", rf"{ours}.{role}_tower.\1.\2"),
             Rename(
-                rf"bbox_head\.0\.{theirs}_convs\.(\d+)\.conv\.(\w+)",
-                rf"aux_heads.atss.{ours}_tower.\1.\2",
+                theirs + rf"{tower}_convs\.(\d+)\.gn\.(\w+)", rf"{ours}.{role}_tower.\1.norm.\2"
             ),
             Rename(
-                rf"bbox_head\.0\.{theirs}_convs\.(\d+)\.gn\.(\w+)",
-                rf"aux_heads.atss.{ours}_tower.\1.norm.\2",
+                theirs + rf"(?:atss|conv|gfl|retina)_{tower}\.(\w+)", rf"{ours}.{role}_predictor.\1"
             ),
-            Rename(rf"bbox_head\.0\.atss_{theirs}\.(\w+)", rf"aux_heads.atss.{ours}_predictor.\1"),
         )
-    ),
-    Rename(r"bbox_head\.0\.atss_centerness\.(\w+)", r"aux_heads.atss.quality_predictor.\1"),
-    Rename(r"bbox_head\.0\.scales\.(\d+)\.scale", r"aux_heads.atss.scales.\1"),
-]
+    ]
+    return [
+        *towers,
+        Rename(theirs + r"(?:atss|conv)_centerness\.(\w+)", rf"{ours}.quality_predictor.\1"),
+        Rename(theirs + r"scales\.(\d+)\.scale", rf"{ours}.scales.\1"),
+        Rename(theirs + r"integral\.project", None),  # 0, 1, 2, ...
+    ]
 
 
 # Normalization of the images, which is in our configs.
@@ -197,7 +207,10 @@ def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
             getattr(owner, "OFFICIAL_TRANSFORMS", ()),
         )
     neck = SubmoduleRenames("neck.", _module_of(model.neck).OFFICIAL_RENAMES)
-    heads = [*FASTER_RCNN, *MASK_RCNN, *ATSS, *INSTANCE_MASK]
+    dense = [name for name, head in model.aux_heads.items() if isinstance(head, DenseHead)]
+    heads = [*FASTER_RCNN, *MASK_RCNN, *INSTANCE_MASK]
+    for index, name in enumerate(dense or ["atss"]):
+        heads += dense_head(index, name)
     own = [*_query_rows(model), *_branch_rows(model), *PREPROCESSOR]
     return [backbone, neck, *own, *TRANSFORMER, *heads]
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from .assignment import GroundTruth
 from .aux_heads.base import AuxHead, AuxOutput
+from .aux_heads.dense import DenseHead
 from .input_checks import check_images
 from .losses import LossTerm, normalize
 from .queries.group import QueryGroup
@@ -36,7 +37,8 @@ class CoDETR(nn.Module):
         decoder: groups and memory to predictions by group name.
         criterion: predictions to losses.
         postprocess: predictions of the last layer to detections.
-        aux_heads: auxiliary heads by name.
+        aux_heads: auxiliary heads by name, as many as one likes; a head may be there several times
+            under names of its own. The customized queries follow them.
         instance_mask: adds masks to the detections of the matching queries; None for boxes alone.
         num_classes: for reference and for configs to point at.
         pixel_mean, pixel_std: per channel, in the range of the input images.
@@ -90,6 +92,10 @@ class CoDETR(nn.Module):
             raise ValueError("auxiliary heads read a pyramid: pass pyramid=EncoderPyramid(...)")
         if canvas is not None and mask_padding:
             raise ValueError(f"canvas={canvas} is for models with mask_padding=False")
+        if "customized" in query_sources:
+            # in the order of the release, whose parameters have no names: RoI heads come first
+            dense = {name: isinstance(head, DenseHead) for name, head in aux_heads.items()}
+            query_sources["customized"].serve(sorted(dense, key=dense.get))
         self.backbone = backbone
         self.neck = neck
         self.encoder = encoder

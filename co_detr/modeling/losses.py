@@ -14,21 +14,24 @@ from .whole_batch import sum_over_parts
 
 @dataclass(frozen=True, eq=False)
 class LossTerm:
-    """A loss that is still a sum: `total / max(mean over ranks of count, 1)` is what is optimized.
+    """A loss that is still a sum: `total / max(mean over ranks of count, min_count)` is what is
+    optimized.
 
     Keeping the division open lets one collective reduce the normalizers of every loss of a step.
 
     Attributes:
         total: scalar, the weighted sum over samples, with gradient.
         count: scalar without gradient (tensor or number), what this rank's sum is to be divided by.
+        min_count: above 0; below 1 for sums of weights that may rightly be small.
     """
 
     total: Tensor
     count: Tensor | float
+    min_count: float = 1.0
 
 
 def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
-    """Divide every sum by its normalizer, averaged over the ranks and at least 1.
+    """Divide every sum by its normalizer, averaged over the ranks and at least `min_count`.
 
     Every rank must pass the same names in the same order, whatever its batch holds: the normalizers
     of all terms travel in one all-reduce. Parts of a batch are divided by those of the whole.
@@ -48,7 +51,8 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(counts)
         counts = counts / comm.get_world_size()
-    return dict(zip(terms, (totals / counts.clamp(min=1)).unbind()))
+    least = torch.stack([zero + term.min_count for term in terms.values()]).detach().float()
+    return dict(zip(terms, (totals / counts.maximum(least)).unbind()))
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

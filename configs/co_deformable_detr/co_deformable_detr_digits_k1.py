@@ -3,5 +3,4 @@
 from .co_deformable_detr_digits import dataloader, lr_multiplier, model, optimizer, train
 
 del model.aux_heads.rcnn
-model.query_sources.customized.heads = ["atss"]
 train.output_dir = "output/co_deformable_detr_digits_k1"

@@ -6,12 +6,17 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
-from golden import co_deformable_detr_config, co_dino_config
+from golden import co_deformable_detr_config, co_dino_config, dense_head
 from torchvision.ops import nms
 
 from co_detr import model_zoo
 from co_detr.engine.host_syncs import HostSyncs, waits
 from co_detr.engine.trainer import Trainer
+from co_detr.modeling.aux_heads.atss import ATSSHead
+from co_detr.modeling.aux_heads.fcos import FCOSHead
+from co_detr.modeling.aux_heads.gfl import GFLHead
+from co_detr.modeling.aux_heads.paa import PAAHead
+from co_detr.modeling.aux_heads.retinanet import RetinaNetHead
 
 SIDE = 64
 MOST = 6  # in a step with two auxiliary heads
@@ -105,6 +110,19 @@ def no_heads():
     return cfg
 
 
+def with_dense_head(head, **options):
+    """A config with this dense head instead of the two others."""
+
+    def config():
+        cfg = co_deformable_detr_config()
+        del cfg.aux_heads.rcnn
+        cfg.aux_heads.head = dense_head(cfg, head, **options)
+        del cfg.aux_heads.atss
+        return cfg
+
+    return config
+
+
 def with_masks():
     cfg = co_deformable_detr_config()
     full = model_zoo.get_config("co_deformable_detr/co_deformable_detr_mask_r50_12ep").model
@@ -161,6 +179,22 @@ def test_a_step_waits_as_often_whatever_the_batch_holds(config, most):
     assert seen[0].total <= most, seen[0].places
     for other in seen[1:]:
         assert other.places == seen[0].places
+
+
+@pytest.mark.parametrize(
+    "head, own", [(RetinaNetHead, 0), (FCOSHead, 0), (GFLHead, 0), (PAAHead, 1)]
+)
+def test_what_a_dense_head_waits_for(head, own):
+    """All of them know on the host how many customized queries there are, which counts as theirs
+    here, as ATSS does; PAA fits its mixtures there besides."""
+    with_atss = waits_of_a_step(with_dense_head(ATSSHead), batch([3, 1]))
+    config = with_dense_head(head)
+    seen = [waits_of_a_step(config, batch(counts)) for counts in ([3, 1], [5, 0, 2, 9], [0])]
+    assert seen[0].total == with_atss.total + own, seen[0].places
+    for other in seen[1:]:
+        assert other.places == seen[0].places
+    own_places = [place for place in seen[0].places if "aux_heads/" in place]
+    assert len(own_places) == own
 
 
 @pytest.mark.parametrize("form", [bitmasks, polygons])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from co_detr.modeling.aux_heads.atss import ATSSHead
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
 from co_detr.modeling.aux_heads.rpn import RPN
+from co_detr.modeling.aux_heads.truth import BACKGROUND, IGNORED, PaddedTruth
 from co_detr.modeling.losses import normalize
 from co_detr.ops.boxes import to_normalized_cxcywh
 
@@ -212,11 +213,13 @@ def test_rpn_anchors_and_their_assignment(step, rcnn, pyramid):
         anchors.tensor[[0, 1, 2, 3, 9, -1]], step.tensors["rpn.anchor_first_last"]
     )
     valid = rcnn.rpn.anchors.valid(pyramid, step.sizes)
-    for i, gt in enumerate(step.gt):
-        matches, labels = rcnn.rpn.label_anchors(anchors, valid[i], gt.gt_boxes)
-        counts = [((labels == k) & valid[i]).sum().item() for k in (1, 0, -1)]
+    for i, matches in enumerate(
+        rcnn.rpn.match(anchors.tensor, valid, PaddedTruth.from_instances(step.gt))
+    ):
+        gt, kinds = step.gt[i], (matches >= 0, matches == BACKGROUND, matches == IGNORED)
+        counts = [(kind & valid[i]).sum().item() for kind in kinds]
         assert counts == step.tensors[f"rpn.count.{i}"][2:].tolist()
-        positive = (labels == 1).nonzero().squeeze(1)
+        positive = (matches >= 0).nonzero().squeeze(1)
         assert torch.equal(positive, step.tensors[f"rpn.pos_anchor.{i}"])
         assert torch.equal(matches[positive], step.tensors[f"rpn.pos_gt.{i}"])
         deltas = rcnn.rpn.box_transform.get_deltas(

@@ -12,6 +12,7 @@ from co_detr.engine.host_syncs import HostSyncs
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
 from co_detr.modeling.aux_heads.roi_pooler import PyramidPooler
 from co_detr.modeling.aux_heads.rpn import RPN
+from co_detr.modeling.aux_heads.truth import BACKGROUND, IGNORED, PaddedTruth
 
 BOX = [0.0, 0.0, 10.0, 10.0]
 FAR = [100.0, 0.0, 110.0, 10.0]
@@ -34,9 +35,13 @@ def make_head(**kwargs):
 
 
 def label(anchors, boxes, valid=None):
-    valid = torch.tensor(valid if valid is not None else [True] * len(anchors))
-    matches, labels = make_rpn().label_anchors(Boxes(anchors), valid, Boxes(boxes))
-    return matches.tolist(), labels.tolist()
+    """Matches, and 1 for positive, 0 for negative, -1 for ignored anchors."""
+    valid = torch.tensor([valid if valid is not None else [True] * len(anchors)])
+    truth = PaddedTruth.from_instances(
+        [Instances((200, 200), gt_boxes=Boxes(boxes), gt_classes=torch.zeros(len(boxes)).long())]
+    )
+    (matches,) = make_rpn().match(torch.tensor(anchors), valid, truth).tolist()
+    return matches, [{BACKGROUND: 0, IGNORED: -1}.get(match, 1) for match in matches]
 
 
 # ---------------------------------------------------------------- RPN labels

@@ -11,6 +11,7 @@ from golden import batch, build, co_dino_config, settings, tensors
 from co_detr.checkpoint.official import official_table
 from co_detr.checkpoint.rename import rename
 from co_detr.modeling.assignment import GroundTruth, MatchingProblem
+from co_detr.modeling.aux_heads.truth import BACKGROUND, IGNORED, PaddedTruth
 from co_detr.modeling.detector import padding_mask
 from co_detr.modeling.queries import customized, denoising
 from co_detr.modeling.queries.group import QueryGroup, visibility
@@ -271,13 +272,14 @@ def test_assignments_of_the_rpn(step):
     anchors = Boxes(torch.cat(rpn.anchors(step.maps)))
     check(anchors.tensor[[0, 1, 2, 3, 9, -1]], step.data["rpn.anchor_first_last"])
     valid = rpn.anchors.valid(step.maps, step.sizes)
-    for i in range(2):
+    truth = PaddedTruth.from_instances([x["instances"] for x in step.inputs])
+    for i, matches in enumerate(rpn.match(anchors.tensor, valid, truth)):
         boxes = step.data[f"gt_boxes.{i}"]
-        matches, labels = rpn.label_anchors(anchors, valid[i], Boxes(boxes))
         counts = [len(anchors), valid[i].sum().item()]
-        counts += [((labels == label) & valid[i]).sum().item() for label in (1, 0, -1)]
+        kinds = (matches >= 0, matches == BACKGROUND, matches == IGNORED)
+        counts += [(kind & valid[i]).sum().item() for kind in kinds]
         assert counts == step.data[f"rpn.count.{i}"].tolist()
-        positive = (labels == 1).nonzero().squeeze(1)
+        positive = (matches >= 0).nonzero().squeeze(1)
         assert torch.equal(positive, step.data[f"rpn.pos_anchor.{i}"])
         assert torch.equal(matches[positive], step.data[f"rpn.pos_gt.{i}"])
         deltas = rpn.box_transform.get_deltas(anchors.tensor[positive], boxes[matches[positive]])

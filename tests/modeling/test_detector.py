@@ -31,7 +31,6 @@ def one_head(name):
         cfg = full()
         for other in set(AUX) - {name}:
             del cfg.aux_heads[other]
-        cfg.query_sources.customized.heads = [name]
         return cfg
 
     return config

@@ -3,7 +3,11 @@
 from .atss import ATSSHead, atss_match
 from .base import AuxHead, AuxOutput
 from .dense import DenseHead
+from .fcos import FCOSHead, fcos_match
+from .gfl import GFLHead
+from .paa import PAAHead
 from .rcnn import BoxHead, FasterRCNNHead
+from .retinanet import RetinaNetHead
 from .rpn import RPN
 from .truth import PaddedTruth
 
@@ -13,8 +17,13 @@ __all__ = [
     "AuxOutput",
     "BoxHead",
     "DenseHead",
+    "FCOSHead",
     "FasterRCNNHead",
+    "GFLHead",
+    "PAAHead",
     "PaddedTruth",
     "RPN",
+    "RetinaNetHead",
     "atss_match",
+    "fcos_match",
 ]

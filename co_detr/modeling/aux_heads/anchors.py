@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class PyramidAnchors(nn.Module):
     """Anchors whose size follows the stride of their level.
 
-    The anchor of cell (x, y) is centred on (x * stride, y * stride), with no shift to the middle of
-    the cell, as in the released model. The anchors of a cell run through all scales of the first
-    aspect ratio, then of the next: released weights fit this order without permutation.
+    The anchor of cell (x, y) is centred on (x * stride, y * stride), as in the released model, and
+    shifted from there by `offset` strides. The anchors of a cell run through all scales of the
+    first aspect ratio, then of the next: released weights fit this order without permutation.
 
     Args:
         strides: of the pyramid's levels, fine to coarse.
@@ -22,6 +22,8 @@ class PyramidAnchors(nn.Module):
         aspect_ratios: height over width, at constant area.
         pad_multiple: the padding up to the next multiple of so many pixels counts as valid; what
             models see whose training pads each image so before batches are made.
+        offset: 0.5 for the middle of the cell.
+        padding_valid: all cells count as valid.
     """
 
     def __init__(
@@ -32,9 +34,12 @@ class PyramidAnchors(nn.Module):
         scales_per_octave: int = 1,
         aspect_ratios: Sequence[float] = (1.0,),
         pad_multiple: int = 1,
+        offset: float = 0.0,
+        padding_valid: bool = False,
     ):
         super().__init__()
         self.pad_multiple = pad_multiple
+        self.padding_valid = padding_valid
         self.strides = tuple(strides)
         self.scales_per_octave = scales_per_octave
         self.num_ratios = len(aspect_ratios)
@@ -43,7 +48,7 @@ class PyramidAnchors(nn.Module):
             sizes=[[scale * stride for scale in scales] for stride in self.strides],
             aspect_ratios=[list(aspect_ratios)],
             strides=list(self.strides),
-            offset=0.0,
+            offset=offset,
         )
 
     @property
@@ -77,14 +82,14 @@ class PyramidAnchors(nn.Module):
 
         Returns:
             (N, A) bool over the anchors of all levels: in row and column, cell < size / stride,
-            rounded up.
+            rounded up; everywhere with `padding_valid`.
         """
         levels = []
         for feature, stride in zip(features, self.strides):
             height, width = feature.shape[-2:]
-            cells = torch.zeros(
+            cells = torch.full(
                 (len(image_sizes), height, width, self.num_per_cell),
-                dtype=torch.bool,
+                self.padding_valid,
                 device=feature.device,
             )
             for image, size in zip(cells, image_sizes):

@@ -8,6 +8,7 @@ from co_detr.ops.boxes import broadcast_iou, giou_loss
 
 from ..losses import LossTerm
 from .dense import DenseHead, DensePredictions, DenseTargets
+from .points import centres, distances_to_sides
 from .truth import PaddedTruth
 
 
@@ -40,13 +41,13 @@ def atss_match(
         ],
         dim=1,
     )
-    truth_centres = (truth[:, :2] + truth[:, 2:]) / 2
 
     distances, candidates, start = [], [], 0
     for level in anchors:
-        centres = (level[:, :2] + level[:, 2:]) / 2
         # Differences, not the faster matrix product, whose rounding would reorder close candidates.
-        distance = torch.cdist(truth_centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = torch.cdist(
+            centres(truth), centres(level), compute_mode="donot_use_mm_for_euclid_dist"
+        )
         distance.masked_fill_(~valid[image, start : start + len(level)], torch.inf)
         closest, index = distance.topk(min(num_candidates, len(level)), dim=1, largest=False)
         distances.append(closest)
@@ -60,8 +61,7 @@ def atss_match(
     count = usable.sum(dim=1, keepdim=True)
     mean = (iou * usable).sum(dim=1, keepdim=True) / count.clamp(min=1)
     variance = ((iou - mean).square() * usable).sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
-    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
-    margins = torch.cat([centres - truth[:, None, :2], truth[:, None, 2:] - centres], dim=-1)
+    margins = distances_to_sides(boxes, truth[:, None])
     positive = usable & (iou >= mean + variance.sqrt()) & (margins.amin(dim=-1) > 0.01)
 
     # Conflicts: the highest IoU at each anchor, then the first box that has it.
@@ -82,8 +82,7 @@ def atss_match(
 def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:
     """How central anchors (..., 4) are in boxes (..., 4) that hold their centres: 1 in the middle,
     0 at the border (Tian et al., FCOS, Eq. 3). Both absolute XYXY."""
-    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
-    before, after = centres - boxes[..., :2], boxes[..., 2:] - centres
+    before, after = distances_to_sides(anchors, boxes).split(2, dim=-1)
     ratios = torch.minimum(before, after) / torch.maximum(before, after)
     return ratios.prod(dim=-1).sqrt()
 
@@ -126,17 +125,14 @@ class ATSSHead(DenseHead):
     def losses(
         self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
     ) -> dict[str, LossTerm]:
-        positive = self.is_positive(targets.labels)
+        boxes, truth, positive = self.compare(anchors, predictions, targets)
         num_positive = positive.sum(dim=1).clamp(min=1).sum()
-
-        truth = self.truth_or_anchor(anchors, targets.boxes, positive)
-        boxes = self.decode(predictions.regression, anchors.expand_as(truth))
         quality = centerness(anchors, truth) * positive
         box_loss = (giou_loss(boxes, truth) * quality).sum()
         centerness_loss = F.binary_cross_entropy_with_logits(
             predictions.quality, quality, weight=positive.float(), reduction="sum"
         )
-        class_loss = self.focal_loss(predictions.logits, targets.labels)
+        class_loss = self.focal_loss(predictions.logits, targets.labels).sum()
         return {
             "loss_class": LossTerm(self.class_loss_weight * class_loss, num_positive),
             "loss_box": LossTerm(self.box_loss_weight * box_loss, quality.sum()),

@@ -7,6 +7,7 @@ cell), C channels. A head is this class plus a rule that labels anchors and the 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from co_detr.ops.soft_nms import NMS, Suppression
 from ..losses import LossTerm, one_hot
 from .anchors import PyramidAnchors
 from .base import AuxHead, AuxOutput, keep_best_detections
-from .truth import PaddedTruth
+from .truth import IGNORED, PaddedTruth
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +41,29 @@ class DensePredictions:
 
 
 @dataclass(frozen=True, eq=False)
+class Candidates:
+    """What the predictions of each image detect before duplicates are suppressed.
+
+    Attributes:
+        anchors: (N, k) indices.
+        classes: (N, k).
+        scores: (N, k), by which duplicates are suppressed and detections ranked.
+        confident: (N, k) bool, whether the score threshold lets it pass.
+    """
+
+    anchors: Tensor
+    classes: Tensor
+    scores: Tensor
+    confident: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class DenseTargets:
     """What the anchors of a batch shall predict.
 
     Attributes:
         labels: (N, A) int64, 0..num_classes-1, background = num_classes, ignored = -1. Anchors
-            outside the valid area of their image are ignored.
+            that are not valid are ignored.
         boxes: (N, A, 4) assigned ground truth, absolute XYXY; zeros where there is none.
     """
 
@@ -56,6 +74,9 @@ class DenseTargets:
 class DenseHead(AuxHead):
     """Base of the anchor heads: subclasses fill in `assign` and `losses`.
 
+    A head of points is one of anchors, too: those of its cells' middles (`anchor_offset`). Their
+    size says nothing then but how large the queries are that are made of them.
+
     Args:
         in_channels: C of the pyramid.
         num_classes: foreground classes.
@@ -65,6 +86,7 @@ class DenseHead(AuxHead):
         conv_channels: width of the towers; None for `in_channels`.
         norm: after each of these convolutions, as for `detectron2.layers.get_norm`; "GN" has 32
             groups, "" is none.
+        conv_bias: whether these convolutions have a bias; None for where no norm follows.
         delta_std: spread of the box deltas (dx, dy, dw, dh): predictions are in this unit.
         prior_probability: score of every class at the start (Lin et al., RetinaNet, Sec. 4.1).
         focal_alpha, focal_gamma: of the class loss.
@@ -79,10 +101,12 @@ class DenseHead(AuxHead):
         sample_features: whether samples carry `features`. Queries built from coordinates alone
             (Co-DINO) do not need them.
         regression_dim: outputs per anchor for its box; subclasses that decode differently set it.
-        predict_quality: whether there is a `quality` output, read off the box tower; set by the
-            subclass.
+        predict_quality: whether there is a `quality` output; set by the subclass.
+        quality_tower: which tower it is read off.
         scale_levels: whether each level multiplies its regression by a learned number; set by the
             subclass.
+        anchor_offset: see `PyramidAnchors`; set by the subclass.
+        padding_valid: whether anchors in the padding take part, as background; set by the subclass.
     """
 
     def __init__(
@@ -98,6 +122,7 @@ class DenseHead(AuxHead):
         num_convs: int = 1,
         conv_channels: int | None = None,
         norm: str | Callable = "GN",
+        conv_bias: bool | None = None,
         delta_std: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
         prior_probability: float = 0.01,
         focal_alpha: float = 0.25,
@@ -114,8 +139,13 @@ class DenseHead(AuxHead):
         sample_features: bool = True,
         regression_dim: int = 4,
         predict_quality: bool = False,
+        quality_tower: Literal["box", "class"] = "box",
         scale_levels: bool = False,
+        anchor_offset: float = 0.0,
+        padding_valid: bool = False,
     ):
+        if quality_tower not in ("box", "class"):
+            raise ValueError(f'quality_tower must be "box" or "class", got {quality_tower!r}')
         super().__init__()
         self.num_classes = num_classes
         self.focal_alpha = focal_alpha
@@ -129,6 +159,8 @@ class DenseHead(AuxHead):
         self.detections_per_image = detections_per_image
         self.sample_features = sample_features
         self.regression_dim = regression_dim
+        self.quality_tower = quality_tower
+        self.anchor_scale = anchor_scale
 
         self.anchors = PyramidAnchors(
             strides=strides,
@@ -136,13 +168,16 @@ class DenseHead(AuxHead):
             scales_per_octave=scales_per_octave,
             aspect_ratios=aspect_ratios,
             pad_multiple=pad_multiple,
+            offset=anchor_offset,
+            padding_valid=padding_valid,
         )
         self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
 
         channels = conv_channels or in_channels
         per_cell = self.anchors.num_per_cell
-        self.class_tower = _tower(in_channels, channels, num_convs, norm)
-        self.box_tower = _tower(in_channels, channels, num_convs, norm)
+        bias = not norm if conv_bias is None else conv_bias
+        self.class_tower = _tower(in_channels, channels, num_convs, norm, bias)
+        self.box_tower = _tower(in_channels, channels, num_convs, norm, bias)
         width = channels if num_convs else in_channels
         self.class_predictor = nn.Conv2d(width, per_cell * num_classes, 3, padding=1)
         self.box_predictor = nn.Conv2d(width, per_cell * regression_dim, 3, padding=1)
@@ -215,16 +250,14 @@ class DenseHead(AuxHead):
         """Apply the towers and predictors to every level."""
         logits, regression, quality = [], [], []
         for level, feature in enumerate(features):
-            box_feature = self.box_tower(feature)
-            deltas = self.box_predictor(box_feature)
+            towers = {"class": self.class_tower(feature), "box": self.box_tower(feature)}
+            deltas = self.box_predictor(towers["box"])
             if self.scales is not None:
                 deltas = deltas * self.scales[level]
-            logits.append(
-                per_anchor(self.class_predictor(self.class_tower(feature)), self.num_classes)
-            )
+            logits.append(per_anchor(self.class_predictor(towers["class"]), self.num_classes))
             regression.append(per_anchor(deltas, self.regression_dim))
             if self.quality_predictor is not None:
-                quality.append(per_anchor(self.quality_predictor(box_feature), 1))
+                quality.append(per_anchor(self.quality_predictor(towers[self.quality_tower]), 1))
         return DensePredictions(
             torch.cat(logits, dim=1),
             torch.cat(regression, dim=1),
@@ -232,29 +265,46 @@ class DenseHead(AuxHead):
         )
 
     def matched_targets(self, matches: Tensor, valid: Tensor, truth: PaddedTruth) -> DenseTargets:
-        """Make targets of matches (N, A): indices of objects of the image, -1 for background."""
+        """Make targets of matches (N, A): indices of objects of the image, BACKGROUND, IGNORED."""
         labels, boxes = truth.look_up(matches, self.num_classes)
-        return DenseTargets(labels.masked_fill(~valid, -1), boxes)
+        return DenseTargets(labels.masked_fill(~valid | (matches == IGNORED), -1), boxes)
 
     def is_positive(self, labels: Tensor) -> Tensor:
         """Tell labels of foreground classes from background and ignored ones, elementwise."""
         return (labels >= 0) & (labels < self.num_classes)
 
-    def truth_or_anchor(self, anchors: Tensor, boxes: Tensor, positive: Tensor) -> Tensor:
-        """Targets (N, A, 4) for losses of all anchors, of which only the positive ones will count:
-        their assigned box, elsewhere the anchor itself, of which every loss is finite."""
-        return boxes.where(positive[..., None], anchors)
+    def compare(
+        self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pair predicted boxes with what they shall be, for losses of which only the positive
+        anchors' will count.
+
+        Returns:
+            decoded boxes (N, A, 4), not clipped; the assigned ones (N, A, 4), where there is none
+            the anchor itself, of which every loss is finite; and what is positive, (N, A).
+        """
+        positive = self.is_positive(targets.labels)
+        truth = targets.boxes.where(positive[..., None], anchors)
+        return self.decode(predictions.regression, anchors.expand_as(truth)), truth, positive
+
+    def strides_of(self, anchors: Tensor) -> Tensor:
+        """(...) strides of the levels of anchors (..., 4), of heads with one square anchor per
+        cell."""
+        return (anchors[..., 2] - anchors[..., 0]) / self.anchor_scale
 
     def focal_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sum the sigmoid focal loss (RetinaNet, Eq. 5) over all anchors that are not ignored.
+        """Compute the sigmoid focal loss (RetinaNet, Eq. 5) of each anchor, summed over classes.
 
         Args:
             logits: (N, A, num_classes).
             labels: (N, A) as in `DenseTargets`.
+
+        Returns:
+            (N, A), 0 where the anchor is ignored.
         """
         targets = one_hot(labels, self.num_classes).to(logits.dtype)
         loss = sigmoid_focal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
-        return (loss.sum(-1) * (labels >= 0)).sum()
+        return loss.sum(-1) * (labels >= 0)
 
     def samples(
         self,
@@ -288,39 +338,69 @@ class DenseHead(AuxHead):
     ) -> list[Instances]:
         levels = self.anchors(features)
         anchors, predictions = torch.cat(levels), self.predict(features)
-        scores = predictions.logits.sigmoid()
-
-        # Candidates are ranked by class alone; quality only joins in for the suppression.
-        best, index, start = [], [], 0
-        for part in scores.split([len(level) for level in levels], dim=1):
-            part = part.flatten(1)
-            values, indices = part.topk(min(self.candidates_per_level, part.shape[1]), dim=1)
-            best.append(values)
-            index.append(indices + start)
-            start += part.shape[1]
-        best, index = torch.cat(best, dim=1), torch.cat(index, dim=1)
-        anchor, classes = index // self.num_classes, index % self.num_classes
-        image = torch.arange(len(anchor), device=anchor.device)[:, None]
-        boxes = self.decode(predictions.regression[image, anchor], anchors[anchor])
-        confident = best > self.score_threshold
-        if predictions.quality is not None:
-            best = best * predictions.quality.sigmoid()[image, anchor]
-
-        detections = []
-        for size, b, s, c, keep in zip(image_sizes, boxes, best, classes, confident):
-            # Boxes without area stay, as in the other heads and in the release: they overlap
-            # nothing, take their place among the detections, and are dropped with the rescaling.
-            detections.append(
-                keep_best_detections(
-                    clip_boxes_to_image(b, size)[keep],
-                    s[keep],
-                    c[keep],
-                    tuple(size),
-                    suppression=self.suppression,
-                    limit=self.detections_per_image,
-                )
+        found = self.candidates(predictions, [len(level) for level in levels])
+        image = torch.arange(len(found.anchors), device=anchors.device)[:, None]
+        boxes = self.decode(predictions.regression[image, found.anchors], anchors[found.anchors])
+        # Boxes without area stay, as in the other heads and in the release: they overlap nothing,
+        # take their place among the detections, and are dropped with the rescaling.
+        return [
+            self.detect(clip_boxes_to_image(b, size)[keep], s[keep], c[keep], tuple(size))
+            for size, b, s, c, keep in zip(
+                image_sizes, boxes, found.scores, found.classes, found.confident
             )
-        return detections
+        ]
+
+    def candidates(self, predictions: DensePredictions, level_sizes: list[int]) -> Candidates:
+        """Choose what is decoded: of each level the (anchor, class) pairs of the best class scores.
+
+        Quality only joins in for the suppression.
+
+        Args:
+            predictions: of all anchors.
+            level_sizes: number of anchors of each level.
+        """
+        scores, index = best_of_levels(
+            predictions.logits.sigmoid(), level_sizes, self.candidates_per_level
+        )
+        anchors, classes = index // self.num_classes, index % self.num_classes
+        confident = scores > self.score_threshold
+        if predictions.quality is not None:
+            scores = scores * predictions.quality.sigmoid().gather(1, anchors)
+        return Candidates(anchors, classes, scores, confident)
+
+    def detect(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        """Make detections of the confident candidates of one image: (n, 4), clipped; (n,); (n,)."""
+        return keep_best_detections(
+            boxes,
+            scores,
+            classes,
+            image_size,
+            suppression=self.suppression,
+            limit=self.detections_per_image,
+        )
+
+
+def best_of_levels(scores: Tensor, level_sizes: Sequence[int], limit: int) -> tuple[Tensor, Tensor]:
+    """Take the best scores of every level.
+
+    Args:
+        scores: (N, A, k).
+        level_sizes: number of anchors of each level.
+        limit: most of a level.
+
+    Returns:
+        scores and indices into A * k, both (N, at most `limit` times the number of levels).
+    """
+    best, index, start = [], [], 0
+    for part in scores.split(list(level_sizes), dim=1):
+        part = part.flatten(1)
+        values, indices = part.topk(min(limit, part.shape[1]), dim=1)
+        best.append(values)
+        index.append(indices + start)
+        start += part.shape[1]
+    return torch.cat(best, dim=1), torch.cat(index, dim=1)
 
 
 def per_anchor(output: Tensor, width: int) -> Tensor:
@@ -328,7 +408,9 @@ def per_anchor(output: Tensor, width: int) -> Tensor:
     return output.permute(0, 2, 3, 1).reshape(len(output), -1, width).float()
 
 
-def _tower(in_channels: int, channels: int, num_convs: int, norm: str | Callable) -> nn.Sequential:
+def _tower(
+    in_channels: int, channels: int, num_convs: int, norm: str | Callable, bias: bool
+) -> nn.Sequential:
     """Stack 3x3 convolutions with norm and ReLU."""
     return nn.Sequential(
         *(
@@ -337,7 +419,7 @@ def _tower(in_channels: int, channels: int, num_convs: int, norm: str | Callable
                 channels,
                 3,
                 padding=1,
-                bias=not norm,
+                bias=bias,
                 norm=get_norm(norm, channels),
                 activation=F.relu,
             )

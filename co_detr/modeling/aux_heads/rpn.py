@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from co_detr.ops.boxes import box_deltas, has_area
@@ -15,13 +15,14 @@ from ..losses import LossTerm
 from ..sampling import draw_labelled
 from .anchors import PyramidAnchors
 from .dense import per_anchor
-from .truth import PaddedTruth
+from .max_iou import max_iou_match
+from .truth import BACKGROUND, PaddedTruth
 
 
 class RPN(nn.Module):
     """Class-agnostic anchors on every level: a 3x3 convolution, then objectness and box deltas.
 
-    It differs from detectron2's RPN in what low-quality matching does (see `label_anchors`) and in
+    It differs from detectron2's RPN in what low-quality matching does (see `max_iou_match`) and in
     keeping the release's anchors.
 
     Args:
@@ -137,34 +138,16 @@ class RPN(nn.Module):
             deltas.append(per_anchor(self.anchor_deltas(hidden), 4))
         return torch.cat(logits, dim=1).squeeze(-1), torch.cat(deltas, dim=1)
 
-    @torch.no_grad()
-    def label_anchors(
-        self, anchors: Boxes, valid: Tensor, gt_boxes: Boxes
-    ) -> tuple[Tensor, Tensor]:
-        """Match the anchors (A) of one image, of which `valid` (A,) take part, to its G boxes.
-
-        Every anchor that ties for the best of a box, if that is good enough, becomes positive *for
-        that box*, whatever other box it overlaps more (detectron2's low-quality matches keep the
-        box the anchor overlaps most, and need no minimum); the last box wins.
-
-        Returns:
-            matches (A,) int64 indices into `gt_boxes`, and labels (A,) int8: 1 positive, 0
-            negative, -1 ignored.
-        """
-        if not len(gt_boxes):
-            return torch.zeros_like(valid, dtype=torch.int64), valid.to(torch.int8) - 1
-        # Anchors in the padding must not become the best of a box either.
-        iou = pairwise_iou(gt_boxes, anchors).masked_fill_(~valid, 0)
-        quality, matches = iou.max(dim=0)
-        labels = (quality >= self.positive_iou).to(torch.int8)
-        labels.masked_fill_((quality >= self.negative_iou) & (quality < self.positive_iou), -1)
-
-        best = iou.amax(dim=1, keepdim=True)
-        ties = (iou == best) & (best >= self.min_positive_iou)
-        number = torch.arange(1, len(iou) + 1, dtype=torch.int32, device=iou.device)
-        last = (ties * number[:, None]).amax(dim=0)  # 0 where the anchor is the best of no box
-        matches = torch.where(last > 0, last - 1, matches)
-        return matches, labels.masked_fill_(last > 0, 1).masked_fill_(~valid, -1)
+    def match(self, anchors: Tensor, valid: Tensor, truth: PaddedTruth) -> Tensor:
+        """Match the anchors of a batch to its objects, as `max_iou_match` does."""
+        return max_iou_match(
+            anchors,
+            valid,
+            truth,
+            positive_iou=self.positive_iou,
+            negative_iou=self.negative_iou,
+            min_positive_iou=self.min_positive_iou,
+        )
 
     def losses(
         self,
@@ -179,13 +162,10 @@ class RPN(nn.Module):
         Both are divided by the number of sampled anchors, counting at least one positive and one
         negative per image.
         """
-        # Image by image: the overlaps of a batch's boxes with all anchors would fill gigabytes.
-        labelled = [
-            self.label_anchors(anchors, v, gt.gt_boxes) for v, gt in zip(valid, gt_instances)
-        ]
-        matches, labels = (torch.stack(each) for each in zip(*labelled))
+        truth = PaddedTruth.from_instances(gt_instances)
+        matches = self.match(anchors.tensor, valid, truth)
         (positive, is_positive), (negative, is_negative) = draw_labelled(
-            labels == 1, labels == 0, self.samples_per_image, self.positive_fraction
+            matches >= 0, matches == BACKGROUND, self.samples_per_image, self.positive_fraction
         )
         drawn = torch.cat([is_positive, is_negative], dim=1)
         wanted = torch.cat([is_positive, torch.zeros_like(is_negative)], dim=1).to(logits.dtype)
@@ -196,7 +176,6 @@ class RPN(nn.Module):
             reduction="sum",
         )
 
-        truth = PaddedTruth.from_instances(gt_instances)
         _, boxes = truth.look_up(matches.gather(1, positive), num_classes=0)
         sources = anchors.tensor[positive]
         # What was not drawn is to stay where it is, which keeps its masked loss finite.

@@ -9,6 +9,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from co_detr.ops.boxes import broadcast_iou, has_area
 
+BACKGROUND, IGNORED = -1, -2
+"""What stands in matches where there is no object's number."""
+
 
 @dataclass(frozen=True, eq=False)
 class PaddedTruth:
@@ -67,7 +70,7 @@ class PaddedTruth:
         """Look up the class and the box of matched objects.
 
         Args:
-            matches: (N, m) int64 indices of objects of the same image; -1 for no match.
+            matches: (N, m) int64 indices of objects of the same image; negative for no match.
             num_classes: the label of what has no match.
 
         Returns:

@@ -24,7 +24,8 @@ class CustomizedQueries(nn.Module):
     """One group "customized/<head>" per auxiliary head, with that head's own assignment as target.
 
     Args:
-        heads: names of the auxiliary heads, in the order of the parameters.
+        heads: names of the auxiliary heads, in the order of the parameters; None for all that the
+            model has, which tells by `serve`.
         num_classes: the background label.
         embed_dim: C.
         max_queries: at most so many per image; where a head has more positives, a random subset.
@@ -41,7 +42,7 @@ class CustomizedQueries(nn.Module):
     def __init__(
         self,
         *,
-        heads: Sequence[str],
+        heads: Sequence[str] | None = None,
         num_classes: int,
         embed_dim: int = 256,
         max_queries: int = 300,
@@ -56,21 +57,45 @@ class CustomizedQueries(nn.Module):
             raise ValueError(f'padding must be "negatives" or "mask", got {padding!r}')
         if not 0 < min_queries <= max_queries:
             raise ValueError(f"need 0 < min_queries <= max_queries: {min_queries}, {max_queries}")
-        self.heads = list(heads)
+        self.heads = heads if heads is None else list(heads)
         self.num_classes = num_classes
+        self.embed_dim = embed_dim
         self.max_queries, self.min_queries = max_queries, min_queries
         self.padding = padding
         self.use_features = use_features
         self.fixed_position = fixed_position
         self.weight = weight
-        output_dim = 2 * embed_dim if fixed_position else embed_dim
-        self.encode = nn.ModuleList(BoxEncoding(embed_dim, output_dim) for _ in self.heads)
-        if fixed_position:
+        if self.heads is not None:
+            self._create_parameters()
+
+    def serve(self, heads: Sequence[str]) -> None:
+        """Learn which auxiliary heads there are, and create what is learned for each of them.
+
+        Args:
+            heads: all names, in the order of the parameters.
+
+        Raises:
+            ValueError: it was made for a head that is not among them.
+        """
+        if self.heads is None:
+            self.heads = list(heads)
+            self._create_parameters()
+        elif missing := [name for name in self.heads if name not in heads]:
+            raise ValueError(
+                f"customized queries of {missing}, but the auxiliary heads are {list(heads)}: "
+                "leave `heads` out, and they follow the auxiliary heads"
+            )
+
+    def _create_parameters(self) -> None:
+        C, K = self.embed_dim, len(self.heads)
+        output_dim = 2 * C if self.fixed_position else C
+        self.encode = nn.ModuleList(BoxEncoding(C, output_dim) for _ in range(K))
+        if self.fixed_position:
             # one scalar per head, (K, 1), as the released weights store it
-            self.head_position = nn.Parameter(torch.randn(len(self.heads), 1))
-        if use_features:
-            self.feature_linear = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in heads)
-            self.feature_norm = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in heads)
+            self.head_position = nn.Parameter(torch.randn(K, 1))
+        if self.use_features:
+            self.feature_linear = nn.ModuleList(nn.Linear(C, C) for _ in range(K))
+            self.feature_norm = nn.ModuleList(nn.LayerNorm(C) for _ in range(K))
             for linear in self.feature_linear:
                 nn.init.xavier_uniform_(linear.weight)
                 nn.init.zeros_(linear.bias)
@@ -81,7 +106,7 @@ class CustomizedQueries(nn.Module):
         """Turn every head's samples into a group.
 
         Raises:
-            KeyError: a head named in `heads` gave no output.
+            KeyError: a head that it serves gave no output.
         """
         # The number of queries is a shape, so it has to reach the host: one copy for all heads.
         most = torch.stack([self._most_positives(aux[head].samples) for head in self.heads])

@@ -78,7 +78,6 @@ model = L(CoDETR)(
     query_sources=L(named_parts)(
         matching=L(SelectedQueries)(num_queries=300, embed_dim="${...neck.out_channels}"),
         customized=L(CustomizedQueries)(
-            heads=["rcnn", "atss"],
             num_classes="${...num_classes}",
             embed_dim="${...neck.out_channels}",
             max_queries=300,

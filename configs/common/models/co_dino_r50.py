@@ -95,7 +95,6 @@ model = L(CoDETR)(
             eps="${...decoder.eps}",
         ),
         customized=L(CustomizedQueries)(
-            heads=["rcnn", "atss"],
             num_classes="${...num_classes}",
             embed_dim="${...neck.out_channels}",
             max_queries=300,

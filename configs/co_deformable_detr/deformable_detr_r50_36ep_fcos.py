@@ -1,0 +1,12 @@
+"""Deformable-DETR, ResNet-50, 36 epochs, a FCOS head alone (K = 1; published: 46.5 AP)."""
+
+from co_detr.modeling.aux_heads.fcos import FCOSHead
+
+from ..common.models.heads import dense_head
+from ..common.models.plain import make_plain
+from .co_deformable_detr_r50_36ep import dataloader, lr_multiplier, model, optimizer, train
+
+make_plain(model)
+model.aux_heads.fcos = dense_head(model, FCOSHead)
+del model.aux_heads.rcnn, model.aux_heads.atss
+train.output_dir = "output/deformable_detr_r50_36ep_fcos"
