@@ -7,10 +7,12 @@ Letters: N images, Q queries, C channels. Boxes are normalized cxcywh.
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from ..transformer.encoder import EncoderMemory
 from ..transformer.position_encoding import sine_embedding
+from ..transformer.prediction import mlp
 from ..transformer.proposals import Proposals
 from .group import HungarianTargets, QueryGroup
 
@@ -31,6 +33,42 @@ class LearnedQueries(nn.Module):
         position, content = self.embedding.weight.expand(N, -1, -1).chunk(2, dim=-1)
         reference = self.reference_points(position).sigmoid()
         return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+
+
+class PointQueries(nn.Module):
+    """Queries of Conditional DETR: learned positions, from which reference points are computed.
+
+    The content starts at zero.
+    """
+
+    def __init__(self, *, num_queries: int = 300, embed_dim: int = 256):
+        super().__init__()
+        self.position = nn.Embedding(num_queries, embed_dim)
+        self.points = mlp(embed_dim, embed_dim, 2)
+
+    def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
+        """Return the one group "matching", the same for all images."""
+        position = self.position.weight.expand(memory.tokens.shape[0], -1, -1)
+        content, reference = torch.zeros_like(position), self.points(position).sigmoid()
+        return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+
+
+class AnchorQueries(nn.Module):
+    """Queries of DAB-DETR: learned anchor boxes, which are references and say all about the place.
+
+    The content starts at zero.
+    """
+
+    def __init__(self, *, num_queries: int = 300, embed_dim: int = 256):
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.anchors = nn.Embedding(num_queries, 4)  # in logit space
+
+    def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
+        """Return the one group "matching", the same for all images."""
+        reference = self.anchors.weight.sigmoid().expand(memory.tokens.shape[0], -1, -1)
+        content = reference.new_zeros(*reference.shape[:2], self.embed_dim)
+        return [QueryGroup("matching", content, reference, HungarianTargets())]
 
 
 class SelectedQueries(nn.Module):
