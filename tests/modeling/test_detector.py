@@ -151,7 +151,7 @@ ENCODER = {f"encoder/loss_{kind}" for kind in DECODER}
 
 
 def test_every_variant_trains_and_detects(config):
-    heads = list(config.get("aux_heads", {}))[1:]  # without _target_
+    heads = [name for name in config.get("aux_heads", {}) if name != "_target_"]
     two_stage = "proposals" in config
     model = build(config)
     losses = train_step(model, usual_batch())

@@ -43,12 +43,12 @@ class PointQueries(nn.Module):
 
     def __init__(self, *, num_queries: int = 300, embed_dim: int = 256):
         super().__init__()
-        self.position = nn.Embedding(num_queries, embed_dim)
+        self.embedding = nn.Embedding(num_queries, embed_dim)  # position
         self.points = mlp(embed_dim, embed_dim, 2)
 
     def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
         """Return the one group "matching", the same for all images."""
-        position = self.position.weight.expand(memory.tokens.shape[0], -1, -1)
+        position = self.embedding.weight.expand(memory.tokens.shape[0], -1, -1)
         content, reference = torch.zeros_like(position), self.points(position).sigmoid()
         return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
 

@@ -161,7 +161,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Linear layer, activation, dropout if any, linear layer.
+    """Linear layer, activation, dropout, linear layer.
 
     Args:
         embed_dim: C.
@@ -180,12 +180,17 @@ class FeedForward(nn.Sequential):
     ):
         if activation not in ("relu", "prelu"):
             raise ValueError(f'activation must be "relu" or "prelu", got {activation!r}')
-        between = nn.ReLU() if activation == "relu" else nn.PReLU()
-        if dropout > 0:  # inside, so that the linear layers are called 0 and 2 with and without
-            between = nn.Sequential(between, nn.Dropout(dropout))
         super().__init__(
-            nn.Linear(embed_dim, hidden_dim), between, nn.Linear(hidden_dim, embed_dim)
+            nn.Linear(embed_dim, hidden_dim),
+            nn.ReLU() if activation == "relu" else nn.PReLU(),
+            nn.Linear(hidden_dim, embed_dim),
         )
+        self.dropout = dropout
         for layer in (self[0], self[2]):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        hidden = F.dropout(self[1](self[0](x)), self.dropout, self.training)
+        return self[2](hidden)
