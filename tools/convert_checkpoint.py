@@ -3,7 +3,8 @@
 
     python tools/convert_checkpoint.py SRC DST --config-file configs/<the config it belongs to>.py
 
-SRC is a released file (mmdetection 2.x or 3.x format, `.pth` or `.safetensors`). DST is written as
+SRC is a released file (mmdetection 2.x or 3.x format, `.pth` or `.safetensors`), or with `--from
+transformers` a Deformable-, Conditional- or DAB-DETR of Hugging Face transformers. DST is written as
 `.safetensors` (tensors only) or `.pth` (detectron2's format). Nothing is guessed: a tensor that is
 left over on either side stops the conversion with its name. Files are read without running anything
 they contain; one that holds more than tensors and plain values is refused.
@@ -30,6 +31,7 @@ from co_detr.checkpoint.class_layers import change_classes, class_layer
 from co_detr.checkpoint.official import official_table
 from co_detr.checkpoint.reading import read_tensors
 from co_detr.checkpoint.rename import rename
+from co_detr.checkpoint.transformers import tidy, transformers_table
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
 
@@ -80,6 +82,13 @@ def main() -> None:
     parser.add_argument("source", metavar="SRC")
     parser.add_argument("target", metavar="DST", type=Path)
     parser.add_argument("--config-file", required=True)
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        choices=("release", "transformers"),
+        default="release",
+        help="whose names SRC has: those of the authors' release, or of Hugging Face transformers",
+    )
     parser.add_argument("--ema", action="store_true", help="take the moving averages")
     parser.add_argument("--change-classes", action="store_true", help="let class layers start anew")
     parser.add_argument("--source-names", help="classes of SRC, in order")
@@ -94,7 +103,10 @@ def main() -> None:
         source = read_tensors(args.source, ema=args.ema)
         model = instantiate(without_pretrained(cfg.model))
         any_shape = class_layer if args.change_classes else lambda name: False
-        converted, report = rename(source, official_table(model), model.state_dict(), any_shape)
+        table = official_table
+        if args.origin == "transformers":
+            source, table = tidy(source, model), transformers_table
+        converted, report = rename(source, table(model), model.state_dict(), any_shape)
         names = class_names(args.source_names), class_names(args.target_names)
         converted, replaced = change_classes(converted, model.state_dict(), *names)
     except (ValueError, KeyError, OSError) as error:

@@ -47,16 +47,16 @@ _MATCHING = "query_sources.matching."
 
 def _mlp(theirs: str, ours: str, layers: int) -> list[Rename]:
     """Of linear layers with ReLUs between, which are numbered here and not there."""
-    return [
-        Rename(rf"{theirs}\.layers\.{i}\.(\w+)", rf"{ours}.{2 * i}.\1") for i in range(layers)
-    ]
+    return [Rename(rf"{theirs}\.layers\.{i}\.(\w+)", rf"{ours}.{2 * i}.\1") for i in range(layers)]
 
 
 # What all three call the same, up to the version.
 COMMON = [
     SubmoduleRenames("backbone.", _RESNET, RESNET_DROPS),
     Rename(_ENCODER + r"self_attn\.(in_proj_\w+)", r"encoder.layers.\1.attention.\2"),
-    Rename(_ENCODER + r"self_attn\.(?:o|out)_proj\.(\w+)", r"encoder.layers.\1.attention.out_proj.\2"),
+    Rename(
+        _ENCODER + r"self_attn\.(?:o|out)_proj\.(\w+)", r"encoder.layers.\1.attention.out_proj.\2"
+    ),
     Rename(_ENCODER + r"self_attn_layer_norm\.(\w+)", r"encoder.layers.\1.attention_norm.\2"),
     Rename(_ENCODER + r"(?:mlp\.)?fc1\.(\w+)", r"encoder.layers.\1.ffn.0.\2"),
     Rename(_ENCODER + r"(?:mlp\.)?fc2\.(\w+)", r"encoder.layers.\1.ffn.2.\2"),
@@ -244,7 +244,9 @@ def _without_copies(source: Mapping[str, Tensor], model: nn.Module) -> dict[str,
     shares_branches = not getattr(model.decoder, "refine", True)
     kept: dict[str, Tensor] = {}
     for original, tensor in source.items():
-        name = re.sub(r"^model\.backbone\.(conv_encoder\.)?model\.(_backbone\.)?", "backbone.", original)
+        name = re.sub(
+            r"^model\.backbone\.(conv_encoder\.)?model\.(_backbone\.)?", "backbone.", original
+        )
         name = re.sub(r"^model\.decoder\.(bbox|class)_embed\.", r"\1_embed.", name)
         if isinstance(model.decoder, ConditionalDecoder):
             name = re.sub(r"^bbox_embed\.", "bbox_predictor.", name)
