@@ -4,10 +4,10 @@
     python tools/convert_checkpoint.py SRC DST --config-file configs/<the config it belongs to>.py
 
 SRC is a released file (mmdetection 2.x or 3.x format, `.pth` or `.safetensors`), or with `--from
-transformers` a Deformable-, Conditional- or DAB-DETR of Hugging Face transformers. DST is written as
-`.safetensors` (tensors only) or `.pth` (detectron2's format). Nothing is guessed: a tensor that is
-left over on either side stops the conversion with its name. Files are read without running anything
-they contain; one that holds more than tensors and plain values is refused.
+transformers` a Deformable-, Conditional- or DAB-DETR of Hugging Face transformers. DST is written
+as `.safetensors` (tensors only) or `.pth` (detectron2's format). Nothing is guessed: a tensor that
+is left over on either side stops the conversion with its name. Files are read without running
+anything they contain; one that holds more than tensors and plain values is refused.
 
 To fine-tune on other classes, give the config its number of classes and
 `--change-classes`: class layers then start anew, except rows of classes that are called the same in

@@ -31,3 +31,13 @@ def shrink(model):
     rcnn.positive_fraction = 0.5
     rcnn.detections_per_image = atss.detections_per_image = 40
     atss.anchor_scale = 4.0
+
+
+def shrink_single_scale(model):
+    """As `shrink`, for models of a single scale; here of stride 16, where 32 leaves 4x4 cells."""
+    shrink(model)
+    model.backbone.out_features = ["res4"]
+    model.neck.in_channels = [96]
+    model.neck.num_outs = 1
+    model.encoder.dropout = 0.0
+    model.pyramid.num_finer, model.pyramid.num_extra = 1, 2
