@@ -529,7 +529,7 @@ def test_a_rank_without_boxes_trains_along(name, tmp_path):
 # reduced precision, and waiting for the device
 
 
-@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config])
+@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config, conditional, dab])
 def test_bfloat16_trains_alike(make):
     model, batch = build(make()), usual_batch()
     expected = sum(train_step(model, batch).values())
@@ -544,7 +544,7 @@ def test_bfloat16_trains_alike(make):
     torch.testing.assert_close(sum(losses.values()), expected, rtol=0.03, atol=0)
 
 
-@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config])
+@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config, conditional, dab])
 def test_the_decoder_copies_nothing_to_the_device(make, monkeypatch):
     """A tensor made of Python numbers is a copy, for which the host waits, six times per step."""
     model = build(make()).train()
