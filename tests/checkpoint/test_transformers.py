@@ -12,6 +12,7 @@ from hugging_face import KINDS
 from safetensors.torch import load_file
 from zoo import build_on_meta
 
+from co_detr.checkpoint.class_layers import class_layer
 from co_detr.checkpoint.rename import ConversionError
 from co_detr.checkpoint.transformers import convert_transformers, tidy, transformers_table
 
@@ -74,6 +75,11 @@ def test_rows_of_coco_ids_become_rows_of_classes():
     assert (
         tidy({"class_labels_classifier.bias": other}, ours)["class_labels_classifier.bias"] is other
     )
+
+
+def test_class_layers_of_single_scale_models_are_known():
+    assert class_layer("decoder.class_branch.bias") == (1, 0)
+    assert class_layer("decoder.box_branch.0.bias") is None
 
 
 def test_projections_are_packed_in_the_order_of_attention():
