@@ -355,6 +355,13 @@ def test_anchor_boxes_without_size_stay_finite():
     assert predictions.boxes.isfinite().all() and predictions.logits.isfinite().all()
 
 
+@pytest.mark.parametrize("dense", DENSE)
+def test_memory_without_positions_is_refused(dense):
+    memory = dataclasses.replace(make_memory(), position=None)
+    with pytest.raises(ValueError, match="use a DenseEncoder"):
+        make_decoder(dense)([make_group("matching", 3, dense)], memory)
+
+
 def test_anchor_boxes_are_what_dab_needs():
     with pytest.raises(ValueError, match=r"\['matching'\] have points"):
         make_decoder("dab")([make_group("matching", 3, "dab", points=True)], make_memory())

@@ -90,7 +90,12 @@ class ConditionalCrossAttention(nn.Module):
 
         Returns:
             (N, Q, C).
+
+        Raises:
+            ValueError: the memory does not say where its tokens are.
         """
+        if memory.position is None:
+            raise ValueError("conditional attention needs positions of tokens: use a DenseEncoder")
         query, key = self.query_content(content), self.key_content(memory.tokens)
         key_position = self.key_position(memory.position)
         if self.query_position is not None:
