@@ -64,72 +64,68 @@ _VIT_COCO = _VIT | dict(
 _LVIS = dict(classes=1203, images=LVIS)
 _VIT_LVIS = _VIT | _LVIS | _lsj(1536) | dict(weight_decay=0.05, drop_path=0.3)
 
-RECIPES: dict[str, Recipe] = (
-    {
-        f"co_deformable_detr/{name}": recipe
-        for name, recipe in {
-            "deformable_detr_r50_12ep": _deformable(12, 11),
-            "co_deformable_detr_r50_12ep_k0": _deformable(12, 11),
-            "co_deformable_detr_r50_12ep_k1": _deformable(12, 11),
-            "co_deformable_detr_r50_12ep": _deformable(12, 11),
-            "co_deformable_detr_r50_36ep": _deformable(36, 30),
-            "co_deformable_detr_mask_r50_12ep": _deformable(12, 11),
-            "co_deformable_detr_swin_tiny_12ep": _swin(12, 0.2),
-            "co_deformable_detr_swin_tiny_36ep": _swin(36, 0.3),
-            "co_deformable_detr_swin_small_12ep": _swin(12, 0.2),
-            "co_deformable_detr_swin_small_36ep": _swin(36, 0.4),
-            "co_deformable_detr_swin_base_12ep": _swin(12, 0.2),
-            "co_deformable_detr_swin_base_36ep": _swin(36, 0.4),
-            "co_deformable_detr_swin_large_12ep": _swin(12, 0.3),
-            "co_deformable_detr_swin_large_900q_36ep": _swin(36, 0.6, queries=900, detections=300),
-        }.items()
-    }
-    | {
-        f"{family}_detr/co_{family}_detr_r50_c5_36ep{heads}": Recipe(
-            36, (30,), lr=1e-4, slow=("backbone.",)
-        )
-        for family in ("conditional", "dab")
-        for heads in ("", "_k0", "_k1")
-    }
-    | {
-        f"co_dino/co_dino_{name}": recipe
-        for name, recipe in {
-            "r50_5scale_12ep": _dino(12, 11),
-            "r50_5scale_lsj_12ep": _dino(12, 11, **_lsj(1024)),
-            "r50_5scale_lsj_36ep": _dino(36, 30, **_lsj(1024)),
-            "r50_5scale_lsj_9enc_12ep": _dino(12, 11, **_lsj(1024)),
-            "r50_5scale_lsj_9enc_36ep": _dino(36, 30, **_lsj(1024)),
-            "r50_5scale_12ep_lvis": _dino(12, 11, **_LVIS),
-            "r50_5scale_lsj_12ep_lvis": _dino(12, 11, **_LVIS, **_lsj(1024)),
-            "swin_large_5scale_12ep": _dino(12, 11, drop_path=0.3),
-            "swin_large_5scale_24ep": _dino(24, 20, drop_path=0.5),
-            "swin_large_5scale_36ep": _dino(36, 30, drop_path=0.6),
-            "swin_large_5scale_lsj_12ep": _dino(12, 11, drop_path=0.3, **_lsj(1280)),
-            "swin_large_5scale_lsj_24ep": _dino(24, 20, drop_path=0.5, **_lsj(1280)),
-            "swin_large_5scale_lsj_36ep": _dino(36, 30, drop_path=0.5, **_lsj(1280)),
-            "swin_large_5scale_lsj_36ep_lvis": _dino(36, 30, drop_path=0.5, **_LVIS, **_lsj(1280)),
-            "swin_large_5scale_16ep_o365tococo": _dino(16, 8, **_FINE_TUNED, test=LARGE),
-            "swin_large_5scale_lsj_16ep_o365tolvis": _dino(
-                16, 8, **_FINE_TUNED, **_LVIS, **_lsj(1536)
-            ),
-            "vit_large_5scale_12ep": _dino(12, 7, **_VIT_COCO),
-            "vit_large_5scale_12ep_instance": _dino(12, 7, **_VIT_COCO),
-            "vit_large_5scale_lsj_16ep_lvis": _dino(16, 9, 15, **_VIT_LVIS),
-            "vit_large_5scale_lsj_16ep_lvis_instance": _dino(16, 9, 15, **_VIT_LVIS),
-            "vit_large_5scale_o365_26ep": _dino(
-                26,
-                24,
-                **_VIT_COCO
-                | dict(classes=365, images=OBJECTS365, batch=224, lr=2.5e-4, ema=False)
-                | dict(denoising=(1000, 1.0)),
-            ),
-            "vit_large_5scale_lsj_o365_26ep": _dino(
-                26,
-                24,
-                **_VIT_LVIS
-                | dict(classes=365, images=OBJECTS365, batch=192, lr=2e-4, denoising=(1000, 1.0))
-                | _lsj(1280),
-            ),
-        }.items()
-    }
-)
+RECIPES: dict[str, Recipe] = {
+    f"co_deformable_detr/{name}": recipe
+    for name, recipe in {
+        "deformable_detr_r50_12ep": _deformable(12, 11),
+        "co_deformable_detr_r50_12ep_k0": _deformable(12, 11),
+        "co_deformable_detr_r50_12ep_k1": _deformable(12, 11),
+        "co_deformable_detr_r50_12ep": _deformable(12, 11),
+        "co_deformable_detr_r50_36ep": _deformable(36, 30),
+        "co_deformable_detr_mask_r50_12ep": _deformable(12, 11),
+        "co_deformable_detr_swin_tiny_12ep": _swin(12, 0.2),
+        "co_deformable_detr_swin_tiny_36ep": _swin(36, 0.3),
+        "co_deformable_detr_swin_small_12ep": _swin(12, 0.2),
+        "co_deformable_detr_swin_small_36ep": _swin(36, 0.4),
+        "co_deformable_detr_swin_base_12ep": _swin(12, 0.2),
+        "co_deformable_detr_swin_base_36ep": _swin(36, 0.4),
+        "co_deformable_detr_swin_large_12ep": _swin(12, 0.3),
+        "co_deformable_detr_swin_large_900q_36ep": _swin(36, 0.6, queries=900, detections=300),
+    }.items()
+} | {
+    f"co_dino/co_dino_{name}": recipe
+    for name, recipe in {
+        "r50_5scale_12ep": _dino(12, 11),
+        "r50_5scale_lsj_12ep": _dino(12, 11, **_lsj(1024)),
+        "r50_5scale_lsj_36ep": _dino(36, 30, **_lsj(1024)),
+        "r50_5scale_lsj_9enc_12ep": _dino(12, 11, **_lsj(1024)),
+        "r50_5scale_lsj_9enc_36ep": _dino(36, 30, **_lsj(1024)),
+        "r50_5scale_12ep_lvis": _dino(12, 11, **_LVIS),
+        "r50_5scale_lsj_12ep_lvis": _dino(12, 11, **_LVIS, **_lsj(1024)),
+        "swin_large_5scale_12ep": _dino(12, 11, drop_path=0.3),
+        "swin_large_5scale_24ep": _dino(24, 20, drop_path=0.5),
+        "swin_large_5scale_36ep": _dino(36, 30, drop_path=0.6),
+        "swin_large_5scale_lsj_12ep": _dino(12, 11, drop_path=0.3, **_lsj(1280)),
+        "swin_large_5scale_lsj_24ep": _dino(24, 20, drop_path=0.5, **_lsj(1280)),
+        "swin_large_5scale_lsj_36ep": _dino(36, 30, drop_path=0.5, **_lsj(1280)),
+        "swin_large_5scale_lsj_36ep_lvis": _dino(36, 30, drop_path=0.5, **_LVIS, **_lsj(1280)),
+        "swin_large_5scale_16ep_o365tococo": _dino(16, 8, **_FINE_TUNED, test=LARGE),
+        "swin_large_5scale_lsj_16ep_o365tolvis": _dino(16, 8, **_FINE_TUNED, **_LVIS, **_lsj(1536)),
+        "vit_large_5scale_12ep": _dino(12, 7, **_VIT_COCO),
+        "vit_large_5scale_12ep_instance": _dino(12, 7, **_VIT_COCO),
+        "vit_large_5scale_lsj_16ep_lvis": _dino(16, 9, 15, **_VIT_LVIS),
+        "vit_large_5scale_lsj_16ep_lvis_instance": _dino(16, 9, 15, **_VIT_LVIS),
+        "vit_large_5scale_o365_26ep": _dino(
+            26,
+            24,
+            **_VIT_COCO
+            | dict(classes=365, images=OBJECTS365, batch=224, lr=2.5e-4, ema=False)
+            | dict(denoising=(1000, 1.0)),
+        ),
+        "vit_large_5scale_lsj_o365_26ep": _dino(
+            26,
+            24,
+            **_VIT_LVIS
+            | dict(classes=365, images=OBJECTS365, batch=192, lr=2e-4, denoising=(1000, 1.0))
+            | _lsj(1280),
+        ),
+    }.items()
+}
+
+RECIPES |= {
+    f"{family}_detr/co_{family}_detr_r50_c5_36ep{heads}": Recipe(
+        36, (30,), lr=1e-4, slow=("backbone.",)
+    )
+    for family in ("conditional", "dab")
+    for heads in ("", "_k0", "_k1")
+}

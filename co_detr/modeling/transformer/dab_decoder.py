@@ -3,7 +3,6 @@
 Letters: N images, Q queries (of all groups), C channels, L layers. Boxes are normalized cxcywh.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,7 +15,7 @@ from ..queries.group import QueryGroup, visibility
 from .conditional_decoder import ConditionalDecoder
 from .decoder import Predictions, split_predictions
 from .encoder import EncoderMemory
-from .position_encoding import sine_embedding
+from .position_encoding import box_embedding
 from .prediction import mlp
 
 # A box counts as at least so wide and high, a pixel of a large image, where attention is divided by
@@ -77,7 +76,8 @@ class DABDecoder(ConditionalDecoder):
         logits, boxes = [], []
         start = reference  # what predictions correct: like the reference, but with more gradient
         for index, layer in enumerate(self.layers):
-            embedding = self._embed(reference)
+            embedding = box_embedding(reference, self.embed_dim // 2)
+            # y and x, like the memory's position encoding
             spatial = embedding[..., : self.embed_dim] * self._stretch(content, reference)
             if index > 0:
                 spatial = spatial * self.spatial_scale(content)
@@ -93,12 +93,6 @@ class DABDecoder(ConditionalDecoder):
 
     def _correct(self, hidden: Tensor, boxes: Tensor) -> Tensor:
         return (self.box_branch(hidden) + inverse_sigmoid(boxes, self.eps)).sigmoid()
-
-    def _embed(self, boxes: Tensor) -> Tensor:
-        """(N, Q, 2 C): sine features of y, x, w, h, where the memory's encoding has y, x."""
-        x, y, w, h = boxes.unbind(-1)
-        coordinates = torch.stack([y, x, w, h], dim=-1) * (2 * math.pi)
-        return sine_embedding(coordinates, self.embed_dim // 2)
 
     def _stretch(self, content: Tensor, boxes: Tensor) -> Tensor:
         """(N, Q, C): how much longer than the box a query looks, in y and in x (section 4.4)."""

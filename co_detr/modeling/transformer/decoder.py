@@ -4,7 +4,6 @@ Letters: N images, Q queries (of all groups), C channels, P sampling points, L l
 normalized cxcywh.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from co_detr.ops.boxes import inverse_sigmoid
 from ..queries.group import QueryGroup, Span, visibility
 from .attention import DeformableAttention, FeedForward, SelfAttention
 from .encoder import EncoderMemory
-from .position_encoding import sine_embedding
+from .position_encoding import box_embedding
 from .prediction import box_branch, class_branch, mlp
 
 
@@ -175,9 +174,7 @@ class DeformableDecoder(nn.Module):
     def _position_from(self, reference: Tensor, memory: EncoderMemory) -> Tensor:
         """(N, Q, C) from boxes (N, Q, 4) as fractions of the first level, order y, x, w, h."""
         on_level = reference * memory.valid_ratios[:, :1].repeat(1, 1, 2)
-        x, y, w, h = on_level.unbind(-1)
-        coordinates = torch.stack([y, x, w, h], dim=-1) * (2 * math.pi)
-        return self.position_mlp(sine_embedding(coordinates, self.embed_dim // 2))
+        return self.position_mlp(box_embedding(on_level, self.embed_dim // 2))
 
     def _sampling_frame(
         self, reference: Tensor, points: Tensor | None, memory: EncoderMemory
