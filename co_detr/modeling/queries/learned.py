@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..transformer.encoder import EncoderMemory
 from ..transformer.position_encoding import sine_embedding
-from ..transformer.prediction import mlp
+from ..transformer.prediction import mlp, with_xavier
 from ..transformer.proposals import Proposals
 from .group import HungarianTargets, QueryGroup
 
@@ -44,7 +44,7 @@ class PointQueries(nn.Module):
     def __init__(self, *, num_queries: int = 300, embed_dim: int = 256):
         super().__init__()
         self.embedding = nn.Embedding(num_queries, embed_dim)  # position
-        self.points = mlp(embed_dim, embed_dim, 2)
+        self.points = with_xavier(mlp(embed_dim, embed_dim, 2))
 
     def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
         """Return the one group "matching", the same for all images."""

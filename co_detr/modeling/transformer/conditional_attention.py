@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..queries.group import Span
 from .attention import FeedForward, attend_in_spans, join_heads, split_heads
 from .encoder import EncoderMemory
+from .prediction import with_xavier
 
 
 class ConditionalSelfAttention(nn.Module):
@@ -169,8 +170,5 @@ class ConditionalDecoderLayer(nn.Module):
         return self.ffn_norm(content + self.dropout(self.ffn(content)))
 
 
-def _linear(width: int) -> nn.Linear:
-    layer = nn.Linear(width, width)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+def _linear(width: int) -> nn.Module:
+    return with_xavier(nn.Linear(width, width))

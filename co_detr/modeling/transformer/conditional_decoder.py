@@ -18,7 +18,7 @@ from .conditional_attention import ConditionalDecoderLayer
 from .decoder import Predictions, fixed_positions, split_predictions
 from .encoder import EncoderMemory
 from .position_encoding import sine_embedding
-from .prediction import box_branch, class_branch, mlp
+from .prediction import box_branch, class_branch, mlp, with_xavier
 
 
 class ConditionalDecoder(nn.Module):
@@ -66,7 +66,9 @@ class ConditionalDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim)
         # the first layer has none, so that a decoder of one layer has no use for it
-        self.spatial_scale = mlp(embed_dim, embed_dim, embed_dim) if num_layers > 1 else None
+        self.spatial_scale = None
+        if num_layers > 1:
+            self.spatial_scale = with_xavier(mlp(embed_dim, embed_dim, embed_dim))
         self.class_branch = class_branch(embed_dim, num_classes)
         self.box_branch = box_branch(embed_dim)
 

@@ -16,7 +16,7 @@ from .conditional_decoder import ConditionalDecoder
 from .decoder import Predictions, split_predictions
 from .encoder import EncoderMemory
 from .position_encoding import box_embedding
-from .prediction import mlp
+from .prediction import mlp, with_xavier
 
 # A box counts as at least so wide and high, a pixel of a large image, where attention is divided by
 # its size: the quotient then stays within what half precision holds.
@@ -52,8 +52,8 @@ class DABDecoder(ConditionalDecoder):
             activation=activation,
             eps=eps,
         )
-        self.position_mlp = mlp(2 * embed_dim, embed_dim, embed_dim)
-        self.attended_size = mlp(embed_dim, embed_dim, 2)
+        self.position_mlp = with_xavier(mlp(2 * embed_dim, embed_dim, embed_dim))
+        self.attended_size = with_xavier(mlp(embed_dim, embed_dim, 2))
 
     def forward(
         self, groups: Sequence[QueryGroup], memory: EncoderMemory

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..queries.group import Span
 from .attention import FeedForward, SelfAttention
 from .encoder import EncoderMemory, count_valid_cells, resample_padding
-from .prediction import mlp
+from .prediction import mlp, with_xavier
 
 
 class DenseEncoderLayer(nn.Module):
@@ -81,7 +81,9 @@ class DenseEncoder(nn.Module):
             )
             for _ in range(num_layers)
         )
-        self.position_scale = mlp(embed_dim, embed_dim, embed_dim) if scale_position else None
+        self.position_scale = None
+        if scale_position:
+            self.position_scale = with_xavier(mlp(embed_dim, embed_dim, embed_dim))
 
     def forward(self, features: Sequence[Tensor], padding: Tensor) -> EncoderMemory:
         """Encode one map (N, C, H_0, W_0).

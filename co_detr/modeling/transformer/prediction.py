@@ -13,6 +13,15 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def with_xavier(module: nn.Module) -> nn.Module:
+    """The module with its linear layers initialized as in DETR's transformers, biases at zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return module
+
+
 def class_branch(embed_dim: int, num_classes: int, prior: float = 0.01) -> nn.Linear:
     """Class logits; the bias starts every class at probability `prior` (focal loss paper, 4.1)."""
     branch = nn.Linear(embed_dim, num_classes)
