@@ -10,4 +10,5 @@ from ..conditional_detr.co_conditional_detr_digits import (
 )
 
 shrink_single_scale(model)
+model.query_sources.matching.initial_size = 0.3  # about that of the digits
 train.output_dir = "output/co_dab_detr_digits"

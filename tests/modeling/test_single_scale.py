@@ -144,6 +144,17 @@ def test_points_are_computed_from_positions():
     torch.testing.assert_close(group.reference, points.expand(2, 3, 2))
 
 
+def test_anchors_may_start_all_over_the_image():
+    source = AnchorQueries(num_queries=1000, embed_dim=C, initial_size=0.3)
+    (group,) = source(memory_of(torch.randn(1, C, 1, 1)))
+    torch.testing.assert_close(group.reference[..., 2:], torch.full((1, 1000, 2), 0.3))
+    quarters = torch.histc(group.reference[..., :2], bins=4, min=0, max=1) / 2000
+    torch.testing.assert_close(quarters, torch.full((4,), 0.25), atol=0.05, rtol=0)
+    assert source.anchors.weight.requires_grad
+    with pytest.raises(ValueError, match="between 0 and 1, got 1.5"):
+        AnchorQueries(initial_size=1.5)
+
+
 def test_anchors_are_learned_in_logit_space():
     source = AnchorQueries(num_queries=2, embed_dim=C)
     source.anchors.weight.data = torch.tensor([[0.0, 1, -1, 2], [3, 0, 0, 0]])

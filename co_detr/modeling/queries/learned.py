@@ -57,12 +57,27 @@ class AnchorQueries(nn.Module):
     """Queries of DAB-DETR: learned anchor boxes, which are references and say all about the place.
 
     The content starts at zero.
+
+    Args:
+        num_queries: Q.
+        embed_dim: C.
+        initial_size: side of the anchors at the start as a fraction of the image, with centres all
+            over it; None as in the authors' code, where all four numbers are normally distributed
+            in logit space, so that most anchors are large and in the middle.
     """
 
-    def __init__(self, *, num_queries: int = 300, embed_dim: int = 256):
+    def __init__(
+        self, *, num_queries: int = 300, embed_dim: int = 256, initial_size: float | None = None
+    ):
         super().__init__()
+        if initial_size is not None and not 0 < initial_size < 1:
+            raise ValueError(f"initial_size must lie between 0 and 1, got {initial_size}")
         self.embed_dim = embed_dim
         self.anchors = nn.Embedding(num_queries, 4)  # in logit space
+        if initial_size is not None:
+            with torch.no_grad():
+                self.anchors.weight[:, :2].uniform_(0.01, 0.99).logit_()
+                self.anchors.weight[:, 2:] = math.log(initial_size / (1 - initial_size))
 
     def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
         """Return the one group "matching", the same for all images."""
