@@ -61,8 +61,16 @@ def co_dino_config():
     return shrink(cfg)
 
 
+def single_scale_config(name):
+    """The R50-C5 config of "conditional" or "dab" shrunken like the fixtures."""
+    cfg = LazyConfig.load(str(CONFIGS / f"common/models/co_{name}_detr_r50_c5.py")).model
+    cfg.backbone = L(narrow_resnet50)(out_features=["res5"])
+    cfg.neck.in_channels = [128]
+    return shrink(cfg)
+
+
 def shrink(cfg):
-    """What both fixtures have in common."""
+    """What the shrunken models have in common."""
     cfg.num_classes = 7
     cfg.neck.out_channels = 64
     cfg.encoder.num_layers = cfg.decoder.num_layers = 2

@@ -126,3 +126,11 @@ RECIPES: dict[str, Recipe] = {
         ),
     }.items()
 }
+
+RECIPES |= {
+    f"{family}_detr/co_{family}_detr_r50_c5_36ep{heads}": Recipe(
+        36, (30,), lr=1e-4, slow=("backbone.",)
+    )
+    for family in ("conditional", "dab")
+    for heads in ("", "_k0", "_k1")
+}

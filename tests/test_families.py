@@ -21,6 +21,8 @@ FAMILIES = {
     "deformable": DEFORMABLE + "r50_12ep",
     "deformable-swin": DEFORMABLE + "swin_tiny_12ep",
     "mask": DEFORMABLE + "mask_r50_12ep",
+    "conditional": "conditional_detr/co_conditional_detr_r50_c5_36ep",
+    "dab": "dab_detr/co_dab_detr_r50_c5_36ep",
     "dino": DINO + "r50_5scale_12ep",
     "dino-lsj": DINO + "r50_5scale_lsj_12ep",
     "dino-swin": DINO + "swin_large_5scale_12ep",

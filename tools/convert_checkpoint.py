@@ -3,8 +3,9 @@
 
     python tools/convert_checkpoint.py SRC DST --config-file configs/<the config it belongs to>.py
 
-SRC is a released file (mmdetection 2.x or 3.x format, `.pth` or `.safetensors`), or a checkpoint of
-this project whose classes are to be changed. DST is written as `.safetensors` (tensors only) or
+SRC is a released file (mmdetection 2.x or 3.x format, `.pth` or `.safetensors`), with `--from
+transformers` a Deformable-, Conditional- or DAB-DETR of Hugging Face transformers, or a checkpoint
+of this project whose classes are to be changed. DST is written as `.safetensors` (tensors only) or
 `.pth` (detectron2's format). Nothing is guessed: a tensor that is left over on either side stops
 the conversion with its name. Files are read without running anything they contain; one that holds
 more than tensors and plain values is refused.
@@ -46,6 +47,7 @@ from co_detr.checkpoint.matching import compare, first_of
 from co_detr.checkpoint.official import is_official, official_names, official_table
 from co_detr.checkpoint.reading import CLASS_NAMES, read_checkpoint
 from co_detr.checkpoint.rename import rename
+from co_detr.checkpoint.transformers import tidy, transformers_table
 from co_detr.checkpoint.wrappers import under_names_of
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
@@ -110,7 +112,12 @@ def convert(args: argparse.Namespace, cfg: DictConfig) -> None:
     named = args.source_names or args.target_names
     by_name = args.change_classes or named
     any_shape = class_layer if by_name else lambda name: False
-    converted, report = under_our_names(source, model, any_shape)
+    if args.origin == "transformers":
+        source = tidy(checkpoint.tensors, model)
+        table = transformers_table(model)
+        converted, report = rename(source, table, model.state_dict(), any_shape)
+    else:
+        converted, report = under_our_names(source, model, any_shape)
     if broken := compare(converted, model).non_finite:
         raise ValueError(f"{args.source} is not finite in {len(broken)}: {first_of(broken)}")
 
@@ -144,6 +151,13 @@ def main() -> None:
     parser.add_argument("source", metavar="SRC", type=os.path.expanduser)
     parser.add_argument("target", metavar="DST", type=user_path)
     parser.add_argument("--config-file", required=True, help="a file, or a name of the model zoo")
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        choices=("release", "transformers"),
+        default="release",
+        help="whose names SRC has: those of the authors' release, or of Hugging Face transformers",
+    )
     parser.add_argument("--ema", action="store_true", help="take the moving averages")
     parser.add_argument("--change-classes", action="store_true", help="let class layers start anew")
     names = {"type": os.path.expanduser, "metavar": "FILE"}

@@ -12,7 +12,7 @@ from .class_names import same
 # (pattern of our names, rows per class, extra rows at the end for the background)
 CLASS_LAYERS = [
     (r"proposals\.class_branch\.(weight|bias)", 1, 0),
-    (r"decoder\.class_branches\.\d+\.(weight|bias)", 1, 0),
+    (r"decoder\.class_branch(es\.\d+)?\.(weight|bias)", 1, 0),
     (r"query_sources\.denoising\.label_embedding\.weight", 1, 0),
     (r"aux_heads\.\w+\.class_predictor\.(weight|bias)", 1, 0),
     (r"aux_heads\.\w+\.box_head\.cls_score\.(weight|bias)", 1, 1),

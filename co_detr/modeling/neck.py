@@ -29,7 +29,8 @@ class ChannelMapper(nn.Module):
         in_channels: Sequence[int],
         out_channels: int = 256,
         num_outs: int = 4,
-        num_groups: int = 32,
+        num_groups: int | None = 32,
+        bias: bool = False,
     ):
         """
         Args:
@@ -37,7 +38,8 @@ class ChannelMapper(nn.Module):
             in_channels: their widths, in the same order.
             out_channels: width C of every level; a multiple of `num_groups`.
             num_outs: number of levels to return, at least `len(in_features)`.
-            num_groups: groups of each GroupNorm.
+            num_groups: groups of each GroupNorm; None for convolutions without norm.
+            bias: whether convolutions have one; those without norm need it.
         """
         super().__init__()
         if not in_features or len(in_features) != len(in_channels):
@@ -51,14 +53,12 @@ class ChannelMapper(nn.Module):
                 "drop some of the features or raise num_outs"
             )
         self.in_features = tuple(in_features)
+
+        def norm() -> nn.Module | None:
+            return None if num_groups is None else nn.GroupNorm(num_groups, out_channels)
+
         self.convs = nn.ModuleList(
-            Conv2d(
-                channels,
-                out_channels,
-                kernel_size=1,
-                bias=False,
-                norm=nn.GroupNorm(num_groups, out_channels),
-            )
+            Conv2d(channels, out_channels, kernel_size=1, bias=bias, norm=norm())
             for channels in in_channels
         )
         self.extra_convs = nn.ModuleList(
@@ -68,13 +68,15 @@ class ChannelMapper(nn.Module):
                 kernel_size=3,
                 stride=2,
                 padding=1,
-                bias=False,
-                norm=nn.GroupNorm(num_groups, out_channels),
+                bias=bias,
+                norm=norm(),
             )
             for i in range(num_outs - len(in_features))
         )
         for conv in [*self.convs, *self.extra_convs]:
             nn.init.xavier_uniform_(conv.weight)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from co_detr.modeling.queries.group import HungarianTargets, QueryGroup
+from co_detr.modeling.transformer.conditional_decoder import ConditionalDecoder
+from co_detr.modeling.transformer.dab_decoder import DABDecoder
 from co_detr.modeling.transformer.decoder import DeformableDecoder
 from co_detr.modeling.transformer.encoder import EncoderMemory
 
@@ -21,7 +23,10 @@ KINDS = {
     "dino": dict(dino=True, eps=1e-3),
     "one-stage": dict(two_stage=False, refine=False, look_forward_twice=False),
     "one-stage-refined": dict(two_stage=False),
+    "conditional": dict(dropout=0.0),
+    "dab": dict(dropout=0.0),
 }
+DENSE = {"conditional": ConditionalDecoder, "dab": DABDecoder}
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +47,11 @@ def make_decoder(kind="deformable", randomize=True, **changes):
         embed_dim=C,
         num_layers=3,
         num_heads=4,
-        num_levels=len(SHAPES),
-        num_points=2,
         ffn_dim=64,
     )
-    decoder = DeformableDecoder(**settings | KINDS[kind] | changes)
+    if kind not in DENSE:
+        settings |= dict(num_levels=len(SHAPES), num_points=2)
+    decoder = DENSE.get(kind, DeformableDecoder)(**settings | KINDS[kind] | changes)
     if randomize:  # many weights start at zero, which would hide most of what is tested
         for name, parameter in decoder.named_parameters():
             std = 0.1 if "bias" in name else 1 / math.sqrt(parameter.shape[-1])
@@ -63,12 +68,13 @@ def make_memory(num_images=2):
         padding.append(level.flatten(1))
     valid_cells = torch.tensor([[[8.0, 6], [4, 3]]] * (num_images - 1) + [[[6.0, 4], [3, 2]]])
     tokens = torch.randn(num_images, S, C, requires_grad=True)
-    return EncoderMemory(tokens, torch.cat(padding, dim=1), SHAPES, valid_cells)
+    position = torch.randn(num_images, S, C)
+    return EncoderMemory(tokens, torch.cat(padding, dim=1), SHAPES, valid_cells, position)
 
 
 def make_group(name, num_queries, kind="deformable", points=False, num_images=2, **kwargs):
     reference = 0.1 + 0.8 * torch.rand(num_images, num_queries, 2 if points else 4)
-    position = None if kind == "dino" else torch.randn(num_images, num_queries, C)
+    position = None if kind in ("dino", "dab") else torch.randn(num_images, num_queries, C)
     return QueryGroup(
         name=name,
         content=torch.randn(num_images, num_queries, C, requires_grad=True),
@@ -82,7 +88,7 @@ def make_group(name, num_queries, kind="deformable", points=False, num_images=2,
 def all_groups(kind):
     """What training sends through the decoder at once, with every kind of visibility."""
     valid = torch.tensor([[True] * 4 + [False] * 2, [True, False, True, True, True, False]])
-    points = kind.startswith("one-stage")
+    points = kind.startswith("one-stage") or kind == "conditional"
     return [
         make_group("denoising", 8, kind, sees=("matching",), num_blocks=2),
         make_group("matching", 7, kind, points=points),
@@ -107,6 +113,7 @@ def image_of(memory, index):
         memory.padding[index : index + 1],
         memory.spatial_shapes,
         memory.valid_cells[index : index + 1],
+        memory.position[index : index + 1],
     )
 
 
@@ -233,13 +240,13 @@ def test_a_larger_canvas_changes_nothing(kind):
     decoder, memory = make_decoder(kind), make_memory()
     groups = [cut(group, slice(1, 2)) for group in all_groups(kind)]
     padded = image_of(memory, 1)
-    maps = [m[:, :, :rows, :columns] for m, (rows, columns) in zip(padded.maps(), [(4, 6), (2, 3)])]
-    tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+    image = ~padded.padding[0]  # rows of cells stay rows without what is right of them and below
     cropped = EncoderMemory(
-        tokens,
-        torch.zeros(tokens.shape[:2], dtype=torch.bool),
+        padded.tokens[:, image],
+        padded.padding[:, image],
         [(4, 6), (2, 3)],
         padded.valid_cells,
+        padded.position[:, image],
     )
     with torch.no_grad():
         on_canvas, alone = decoder(groups, padded), decoder(groups, cropped)
@@ -309,6 +316,55 @@ def test_look_forward_twice_trains_the_refinement_of_the_layer_before():
     assert branches_with_gradient("deformable") == [False, True, True]
     assert branches_with_gradient("dino") == [False, True, True]
     assert branches_with_gradient("no-look-forward") == [False, False, True]
+
+
+def test_anchor_boxes_are_corrected_from_layer_to_layer():
+    decoder = make_decoder("dab", randomize=False)
+    nn.init.constant_(decoder.box_branch[-1].bias, 0.1)
+    group = make_group("matching", 3, "dab")
+    boxes = decoder([group], make_memory())["matching"].boxes
+    for layer, total in enumerate((0.1, 0.2, 0.3)):
+        expected = (group.reference.logit() + total).sigmoid()
+        torch.testing.assert_close(boxes[layer], expected, atol=1e-5, rtol=0)
+
+
+def test_conditional_boxes_stand_on_the_centers_of_references():
+    """A box and a point of the same centre are one query; its size comes from the branch alone."""
+    decoder = make_decoder("conditional")
+    box = make_group("matching", 3, "conditional")
+    point = dataclasses.replace(box, reference=box.reference[..., :2])
+    memory = make_memory()
+    for field in ("boxes", "logits"):
+        as_box, as_point = (getattr(decoder([g], memory)["matching"], field) for g in (box, point))
+        assert torch.equal(as_box, as_point)
+    nn.init.zeros_(decoder.box_branch[-1].weight)
+    decoder.box_branch[-1].bias.data = torch.tensor([0.3, 0.3, -1.0, -2.0])
+    boxes = decoder([point], memory)["matching"].boxes
+    moved = (point.reference.logit() + 0.3).sigmoid()
+    torch.testing.assert_close(boxes[..., :2], moved.expand(3, 2, 3, 2), atol=1e-5, rtol=0)
+    size = torch.tensor([-1.0, -2.0]).sigmoid()
+    torch.testing.assert_close(boxes[..., 2:], size.expand(3, 2, 3, 2))
+
+
+def test_anchor_boxes_without_size_stay_finite():
+    """Positives of an auxiliary head may be clipped to nothing at the border of the image."""
+    decoder = make_decoder("dab")
+    group = make_group("customized/rcnn", 3, "dab")
+    flat = dataclasses.replace(group, reference=group.reference * torch.tensor([1.0, 1, 0, 0]))
+    predictions = decoder([flat], make_memory())["customized/rcnn"]
+    assert predictions.boxes.isfinite().all() and predictions.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("dense", DENSE)
+def test_memory_without_positions_is_refused(dense):
+    memory = dataclasses.replace(make_memory(), position=None)
+    with pytest.raises(ValueError, match="use a DenseEncoder"):
+        make_decoder(dense)([make_group("matching", 3, dense)], memory)
+
+
+def test_anchor_boxes_are_what_dab_needs():
+    with pytest.raises(ValueError, match=r"\['matching'\] have points"):
+        make_decoder("dab")([make_group("matching", 3, "dab", points=True)], make_memory())
 
 
 def test_look_forward_twice_without_refinement_is_refused():

@@ -8,7 +8,7 @@ from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
-from golden import co_deformable_detr_config, co_dino_config
+from golden import co_deformable_detr_config, co_dino_config, single_scale_config
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,9 +26,9 @@ def full():
     return co_deformable_detr_config()
 
 
-def one_head(name):
+def one_head(name, start=full):
     def config():
-        cfg = full()
+        cfg = start()
         for other in set(AUX) - {name}:
             del cfg.aux_heads[other]
         return cfg
@@ -36,8 +36,8 @@ def one_head(name):
     return config
 
 
-def no_heads():
-    cfg = full()
+def no_heads(start=full):
+    cfg = start()
     del cfg.aux_heads, cfg.pyramid, cfg.query_sources.customized
     return cfg
 
@@ -50,6 +50,14 @@ def one_stage(cfg):
     )
     cfg.decoder.two_stage = cfg.decoder.refine = cfg.decoder.look_forward_twice = False
     return cfg
+
+
+def conditional():
+    return single_scale_config("conditional")
+
+
+def dab():
+    return single_scale_config("dab")
 
 
 def one_stage_refined():
@@ -66,6 +74,11 @@ MODELS = {
     "one-stage": lambda: one_stage(no_heads()),
     "one-stage-atss": lambda: one_stage(one_head("atss")()),
     "one-stage-refined-rcnn": one_stage_refined,
+    "conditional": conditional,
+    "conditional-no-heads": lambda: no_heads(conditional),
+    "dab": dab,
+    "dab-atss": one_head("atss", dab),
+    "dab-no-heads": lambda: no_heads(dab),
 }
 
 
@@ -169,7 +182,7 @@ def test_every_variant_trains_and_detects(config):
         assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= width).all() and (y2 <= height).all()
 
 
-@pytest.mark.parametrize("name", ["two-heads", "one-stage", "one-stage-atss"])
+@pytest.mark.parametrize("name", ["two-heads", "one-stage", "one-stage-atss", "conditional", "dab"])
 def test_training_makes_losses_fall(name):
     model, batch = build(MODELS[name]()), usual_batch()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
@@ -336,6 +349,14 @@ def test_awkward_batches_train_co_dino_of_one_class(batch):
         for found, x in zip(model.eval()(inputs), inputs):
             assert found["instances"].image_size == x["image"].shape[-2:]
             assert (found["instances"].pred_classes == 0).all()
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("make", [conditional, dab])
+def test_awkward_batches_train_single_scale_models(batch, make):
+    model = build(make())
+    inputs = [make_input(*sample, seed=i) for i, sample in enumerate(BATCHES[batch])]
+    assert_healthy(model, train_step(model, inputs))
 
 
 def test_losses_do_not_know_whether_an_empty_image_came_along():
@@ -507,7 +528,7 @@ def test_a_rank_without_boxes_trains_along(name, tmp_path):
 # reduced precision, and waiting for the device
 
 
-@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config])
+@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config, conditional, dab])
 def test_bfloat16_trains_alike(make):
     model, batch = build(make()), usual_batch()
     expected = sum(train_step(model, batch).values())
@@ -522,7 +543,7 @@ def test_bfloat16_trains_alike(make):
     torch.testing.assert_close(sum(losses.values()), expected, rtol=0.03, atol=0)
 
 
-@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config])
+@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config, conditional, dab])
 def test_the_decoder_copies_nothing_to_the_device(make, monkeypatch):
     """A tensor made of Python numbers is a copy, for which the host waits, six times per step."""
     model = build(make()).train()

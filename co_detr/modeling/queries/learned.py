@@ -7,10 +7,12 @@ Letters: N images, Q queries, C channels. Boxes are normalized cxcywh.
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from ..transformer.encoder import EncoderMemory
 from ..transformer.position_encoding import sine_embedding
+from ..transformer.prediction import mlp, with_xavier
 from ..transformer.proposals import Proposals
 from .group import HungarianTargets, QueryGroup
 
@@ -32,6 +34,57 @@ class LearnedQueries(nn.Module):
         # places take more digits than half precision has
         reference = self.reference_points(position).float().sigmoid()
         return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+
+
+class PointQueries(nn.Module):
+    """Queries of Conditional DETR: learned positions, from which reference points are computed.
+
+    The content starts at zero.
+    """
+
+    def __init__(self, *, num_queries: int = 300, embed_dim: int = 256):
+        super().__init__()
+        self.embedding = nn.Embedding(num_queries, embed_dim)  # position
+        self.points = with_xavier(mlp(embed_dim, embed_dim, 2))
+
+    def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
+        """Return the one group "matching", the same for all images."""
+        position = self.embedding.weight.expand(memory.tokens.shape[0], -1, -1)
+        content, reference = torch.zeros_like(position), self.points(position).sigmoid()
+        return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+
+
+class AnchorQueries(nn.Module):
+    """Queries of DAB-DETR: learned anchor boxes, which are references and say all about the place.
+
+    The content starts at zero.
+
+    Args:
+        num_queries: Q.
+        embed_dim: C.
+        initial_size: side of the anchors at the start as a fraction of the image, with centres all
+            over it; None as in the authors' code, where all four numbers are normally distributed
+            in logit space, so that most anchors are large and in the middle.
+    """
+
+    def __init__(
+        self, *, num_queries: int = 300, embed_dim: int = 256, initial_size: float | None = None
+    ):
+        super().__init__()
+        if initial_size is not None and not 0 < initial_size < 1:
+            raise ValueError(f"initial_size must lie between 0 and 1, got {initial_size}")
+        self.embed_dim = embed_dim
+        self.anchors = nn.Embedding(num_queries, 4)  # in logit space
+        if initial_size is not None:
+            with torch.no_grad():
+                self.anchors.weight[:, :2].uniform_(0.01, 0.99).logit_()
+                self.anchors.weight[:, 2:] = math.log(initial_size / (1 - initial_size))
+
+    def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
+        """Return the one group "matching", the same for all images."""
+        reference = self.anchors.weight.sigmoid().expand(memory.tokens.shape[0], -1, -1)
+        content = reference.new_zeros(*reference.shape[:2], self.embed_dim)
+        return [QueryGroup("matching", content, reference, HungarianTargets())]
 
 
 class SelectedQueries(nn.Module):

@@ -5,6 +5,7 @@ Letters: N images, S encoder tokens, Q queries, C channels, M attention heads, P
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -91,16 +92,56 @@ class DeformableAttention(nn.Module):
         return self.output_proj(sampled)
 
 
+def split_heads(tensor: Tensor, num_heads: int) -> Tensor:
+    """(N, Q, C) to (N, M, Q, C / M)."""
+    return tensor.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def join_heads(tensor: Tensor) -> Tensor:
+    """(N, M, Q, C / M) to (N, Q, C)."""
+    return tensor.transpose(1, 2).flatten(2)
+
+
+def attend_in_spans(
+    query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Span], dropout: float = 0.0
+) -> Tensor:
+    """Attention in which each query group sees only what its span declares.
+
+    Scores are computed span by span, so the pairs of queries that may not see each other cost
+    nothing.
+
+    Args:
+        query, key, value: (N, M, Q, C / M).
+        spans: of all queries, in their order.
+        dropout: probability with which a weight counts as zero.
+
+    Returns:
+        (N, M, Q, C / M).
+    """
+    attended = [
+        F.scaled_dot_product_attention(
+            query[:, :, span.queries], span.keys_of(key), span.keys_of(value), span.mask, dropout
+        )
+        for span in spans
+    ]
+    return torch.cat(attended, dim=2)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention in which each query group sees only what its span declares.
 
-    Parameters are named as in `torch.nn.MultiheadAttention`. Scores are computed span by span, so
-    the pairs of queries that may not see each other cost nothing.
+    Parameters are named as in `torch.nn.MultiheadAttention`.
+
+    Args:
+        embed_dim: C.
+        num_heads: M.
+        dropout: of the attention weights, in training.
     """
 
-    def __init__(self, *, embed_dim: int = 256, num_heads: int = 8):
+    def __init__(self, *, embed_dim: int = 256, num_heads: int = 8, dropout: float = 0.0):
         super().__init__()
         self.num_heads = num_heads
+        self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
         self.out_proj = nn.Linear(embed_dim, embed_dim)
@@ -110,28 +151,47 @@ class SelfAttention(nn.Module):
 
     def forward(self, content: Tensor, position: Tensor, spans: Sequence[Span]) -> Tensor:
         """Attend with keys and queries content + position, values content; all (N, Q, C)."""
-        N, Q, C = content.shape
+        C = content.shape[-1]
         weight, bias = self.in_proj_weight, self.in_proj_bias
         query_key = F.linear(content + position, weight[: 2 * C], bias[: 2 * C])
-        query, key = query_key.view(N, Q, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        query, key = (split_heads(x, self.num_heads) for x in query_key.chunk(2, dim=-1))
         value = F.linear(content, weight[2 * C :], bias[2 * C :])
-        value = value.view(N, Q, self.num_heads, -1).transpose(1, 2)
-        attended = [
-            F.scaled_dot_product_attention(
-                query[:, :, span.queries], span.keys_of(key), span.keys_of(value), span.mask
-            )
-            for span in spans
-        ]
-        return self.out_proj(torch.cat(attended, dim=2).transpose(1, 2).reshape(N, Q, C))
+        value = split_heads(value, self.num_heads)
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(join_heads(attend_in_spans(query, key, value, spans, dropout)))
 
 
 class FeedForward(nn.Sequential):
-    """Linear, ReLU, Linear."""
+    """Linear layer, activation, dropout, linear layer.
 
-    def __init__(self, *, embed_dim: int = 256, hidden_dim: int = 2048):
+    Args:
+        embed_dim: C.
+        hidden_dim: width between the two layers.
+        activation: "relu", or "prelu", whose one slope is learned.
+        dropout: of the activations, in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 256,
+        hidden_dim: int = 2048,
+        activation: Literal["relu", "prelu"] = "relu",
+        dropout: float = 0.0,
+    ):
+        if activation not in ("relu", "prelu"):
+            raise ValueError(f'activation must be "relu" or "prelu", got {activation!r}')
         super().__init__(
-            nn.Linear(embed_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, embed_dim)
+            nn.Linear(embed_dim, hidden_dim),
+            nn.ReLU() if activation == "relu" else nn.PReLU(),
+            nn.Linear(hidden_dim, embed_dim),
         )
+        self.dropout = dropout
         for layer in (self[0], self[2]):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        hidden = F.dropout(self[1](self[0](x)), self.dropout, self.training)
+        return self[2](hidden)

@@ -4,7 +4,6 @@ Letters: N images, Q queries (of all groups), C channels, P sampling points, L l
 normalized cxcywh.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from co_detr.ops.boxes import inverse_sigmoid
 from ..queries.group import QueryGroup, Span, visibility
 from .attention import DeformableAttention, FeedForward, SelfAttention
 from .encoder import EncoderMemory
-from .position_encoding import sine_embedding
-from .prediction import box_branch, class_branch
+from .position_encoding import box_embedding
+from .prediction import box_branch, class_branch, mlp
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +133,7 @@ class DeformableDecoder(nn.Module):
         )
         self.position_mlp = self.norm = None
         if dino:
-            self.position_mlp = nn.Sequential(
-                nn.Linear(2 * embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim)
-            )
+            self.position_mlp = mlp(2 * embed_dim, embed_dim, embed_dim)
             self.norm = nn.LayerNorm(embed_dim)
 
     def forward(
@@ -150,7 +147,7 @@ class DeformableDecoder(nn.Module):
         spans = visibility(groups)
         content = torch.cat([group.content for group in groups], dim=1)
         reference, points = _references(groups)
-        position = self._fixed_position(groups)
+        position = fixed_positions(groups) if self.position_mlp is None else None
 
         logits, boxes = [], []
         start = reference  # what predictions correct: like the reference, but with more gradient
@@ -172,22 +169,12 @@ class DeformableDecoder(nn.Module):
                 refined = (correction + inverse_sigmoid(reference, self.eps)).sigmoid()
                 reference, points = refined.detach(), None
                 start = refined if self.look_forward_twice else reference
-        return _split(groups, torch.stack(logits), torch.stack(boxes))
-
-    def _fixed_position(self, groups: Sequence[QueryGroup]) -> Tensor | None:
-        if self.position_mlp is not None:
-            return None
-        missing = [group.name for group in groups if group.position is None]
-        if missing:
-            raise ValueError(f"groups {missing} carry no position, which only dino=True computes")
-        return torch.cat([group.position for group in groups], dim=1)
+        return split_predictions(groups, torch.stack(logits), torch.stack(boxes))
 
     def _position_from(self, reference: Tensor, memory: EncoderMemory) -> Tensor:
         """(N, Q, C) from boxes (N, Q, 4) as fractions of the first level, order y, x, w, h."""
         on_level = reference * memory.valid_ratios[:, :1].repeat(1, 1, 2)
-        x, y, w, h = on_level.unbind(-1)
-        coordinates = torch.stack([y, x, w, h], dim=-1) * (2 * math.pi)
-        features = sine_embedding(coordinates, self.embed_dim // 2)
+        features = box_embedding(on_level, self.embed_dim // 2)
         return self.position_mlp(features.to(self.norm.weight.dtype))
 
     def _sampling_frame(
@@ -203,6 +190,21 @@ class DeformableDecoder(nn.Module):
             cell = 1 / reference.new_tensor([(w, h) for h, w in memory.spatial_shapes])
             scale = torch.where(points[:, None, None], cell, scale)
         return centers, scale
+
+
+def fixed_positions(groups: Sequence[QueryGroup]) -> Tensor:
+    """Concatenate the positions (N, Q, C) that groups bring along.
+
+    Raises:
+        ValueError: a group leaves its position to the decoder.
+    """
+    missing = [group.name for group in groups if group.position is None]
+    if missing:
+        raise ValueError(
+            f"groups {missing} carry no position, and this decoder computes none: give their "
+            "sources fixed_position=True, or take a decoder that does"
+        )
+    return torch.cat([group.position for group in groups], dim=1)
 
 
 def _references(groups: Sequence[QueryGroup]) -> tuple[Tensor, Tensor | None]:
@@ -223,7 +225,10 @@ def _references(groups: Sequence[QueryGroup]) -> tuple[Tensor, Tensor | None]:
     return reference, flags.repeat_interleave(counts, output_size=reference.shape[1])
 
 
-def _split(groups: Sequence[QueryGroup], logits: Tensor, boxes: Tensor) -> dict[str, Predictions]:
+def split_predictions(
+    groups: Sequence[QueryGroup], logits: Tensor, boxes: Tensor
+) -> dict[str, Predictions]:
+    """Give every group its part of logits (L, N, Q, num_classes) and boxes (L, N, Q, 4)."""
     sizes = [group.num_queries for group in groups]
     return {
         group.name: Predictions(*parts)

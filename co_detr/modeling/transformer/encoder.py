@@ -24,12 +24,15 @@ class EncoderMemory:
         padding: (N, S) bool, True = outside the image.
         spatial_shapes: (height, width) of each level.
         valid_cells: (N, levels, 2), valid (columns, rows) of each level.
+        position: (N, S, C) encodings of the tokens' places, for decoders that attend to all tokens;
+            None where no decoder asks.
     """
 
     tokens: Tensor
     padding: Tensor
     spatial_shapes: list[tuple[int, int]]
     valid_cells: Tensor
+    position: Tensor | None = None
 
     @functools.cached_property  # every decoder layer asks, and it copies to the device
     def valid_ratios(self) -> Tensor:
@@ -133,7 +136,7 @@ class DeformableEncoder(nn.Module):
         if len(features) != len(self.level_embed):
             raise ValueError(f"{len(features)} maps for an encoder of {len(self.level_embed)}")
         shapes = [tuple(feature.shape[-2:]) for feature in features]
-        masks = [_resample(padding, shape) for shape in shapes]
+        masks = [resample_padding(padding, shape) for shape in shapes]
         position = torch.cat(
             [
                 self.position_encoding(mask).flatten(2).transpose(1, 2) + embed
@@ -145,7 +148,7 @@ class DeformableEncoder(nn.Module):
             tokens=torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1),
             padding=torch.cat([mask.flatten(1) for mask in masks], dim=1),
             spatial_shapes=shapes,
-            valid_cells=torch.stack([_valid_cells(mask) for mask in masks], dim=1),
+            valid_cells=torch.stack([count_valid_cells(mask) for mask in masks], dim=1),
         )
         centers = self._references(memory)
         sizes = centers.new_tensor([(w, h) for h, w in shapes])
@@ -171,12 +174,12 @@ class DeformableEncoder(nn.Module):
         return torch.cat(fractions, dim=1)[:, :, None] * memory.valid_ratios[:, None]
 
 
-def _resample(padding: Tensor, shape: tuple[int, int]) -> Tensor:
+def resample_padding(padding: Tensor, shape: tuple[int, int]) -> Tensor:
     """Nearest neighbour: (N, H, W) bool to (N, *shape), cell i reads pixel floor(i * H / h)."""
     return F.interpolate(padding[:, None].float(), size=shape)[:, 0].bool()
 
 
-def _valid_cells(padding: Tensor) -> Tensor:
+def count_valid_cells(padding: Tensor) -> Tensor:
     """(N, 2): unpadded cells in the first row and in the first column, at least one."""
     columns = (~padding[:, 0, :]).sum(1)
     rows = (~padding[:, :, 0]).sum(1)

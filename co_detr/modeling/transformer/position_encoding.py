@@ -25,6 +25,17 @@ def sine_embedding(coordinates: Tensor, num_features: int, temperature: float = 
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
 
+def box_embedding(boxes: Tensor, num_features: int) -> Tensor:
+    """Embed normalized cxcywh boxes (..., 4) as DAB-DETR does: in the order y, x, w, h.
+
+    Returns:
+        (..., 4 * num_features), where `sine_embedding` with the boxes as they are keeps the order
+        x, y, w, h.
+    """
+    x, y, w, h = boxes.unbind(-1)
+    return sine_embedding(torch.stack([y, x, w, h], dim=-1) * (2 * math.pi), num_features)
+
+
 class SinePositionEncoding(nn.Module):
     """Position encoding of a map's valid part, normalized to its extent (DETR, appendix A.4).
 

@@ -1,8 +1,25 @@
-"""The class and box branches that read predictions off queries or tokens."""
+"""The class and box branches that read predictions off queries or tokens, and what they are."""
 
 import math
 
 from torch import nn
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths, from the input to the output, with ReLUs between them."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in zip(widths, widths[1:]):
+        layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def with_xavier(module: nn.Module) -> nn.Module:
+    """The module with its linear layers initialized as in DETR's transformers, biases at zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return module
 
 
 def class_branch(embed_dim: int, num_classes: int, prior: float = 0.01) -> nn.Linear:
@@ -18,13 +35,7 @@ def box_branch(embed_dim: int, initial_size: float = 0.0) -> nn.Sequential:
     `initial_size` is the starting value of w and h: 0 keeps the reference box, -2 makes boxes of
     12 % where the reference is only a point.
     """
-    branch = nn.Sequential(
-        nn.Linear(embed_dim, embed_dim),
-        nn.ReLU(),
-        nn.Linear(embed_dim, embed_dim),
-        nn.ReLU(),
-        nn.Linear(embed_dim, 4),
-    )
+    branch = mlp(embed_dim, embed_dim, embed_dim, 4)
     nn.init.zeros_(branch[-1].weight)
     nn.init.zeros_(branch[-1].bias)
     nn.init.constant_(branch[-1].bias[2:], initial_size)

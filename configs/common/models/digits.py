@@ -31,3 +31,14 @@ def shrink(model):
     rcnn.positive_fraction = 0.5
     rcnn.detections_per_image = atss.detections_per_image = 40
     atss.anchor_scale = 4.0
+
+
+def shrink_single_scale(model):
+    """As `shrink`, for models of the backbone's last map; of stride 16, as 32 leaves 4x4 cells."""
+    shrink(model)
+    model.backbone.stages[-1].stride_per_block = [1, 1]
+    model.backbone.out_features = ["res5"]
+    model.neck.in_channels = [192]
+    model.neck.num_outs = 1
+    model.encoder.dropout = 0.0
+    model.pyramid.num_finer, model.pyramid.num_extra = 1, 2

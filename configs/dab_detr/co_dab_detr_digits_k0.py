@@ -1,0 +1,6 @@
+"""The digits model without auxiliary heads (K = 0)."""
+
+from .co_dab_detr_digits import dataloader, lr_multiplier, model, optimizer, train
+
+del model.aux_heads, model.pyramid, model.query_sources.customized
+train.output_dir = "output/co_dab_detr_digits_k0"

@@ -1,0 +1,7 @@
+"""The digits model with the ATSS head alone (K = 1)."""
+
+from .co_dab_detr_digits import dataloader, lr_multiplier, model, optimizer, train
+
+del model.aux_heads.rcnn
+model.query_sources.customized.heads = ["atss"]
+train.output_dir = "output/co_dab_detr_digits_k1"
