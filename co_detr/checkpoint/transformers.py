@@ -16,7 +16,7 @@ from co_detr.modeling.transformer.conditional_decoder import ConditionalDecoder
 from co_detr.modeling.transformer.dab_decoder import DABDecoder
 from co_detr.modeling.transformer.decoder import DeformableDecoder
 
-from .official import RESNET_DROPS, RESNET_RENAMES
+from .official import RESNET_RENAMES
 from .rename import Rename, SubmoduleRenames, rename
 
 # Models published for COCO have a row per category id, 0 to 90, of which these are no category.
@@ -52,7 +52,7 @@ def _mlp(theirs: str, ours: str, layers: int) -> list[Rename]:
 
 # What all three call the same, up to the version.
 COMMON = [
-    SubmoduleRenames("backbone.", _RESNET, RESNET_DROPS),
+    SubmoduleRenames("backbone.", _RESNET),
     Rename(_ENCODER + r"self_attn\.(in_proj_\w+)", r"encoder.layers.\1.attention.\2"),
     Rename(
         _ENCODER + r"self_attn\.(?:o|out)_proj\.(\w+)", r"encoder.layers.\1.attention.out_proj.\2"

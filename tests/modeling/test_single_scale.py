@@ -6,8 +6,10 @@ makes of the same weights in test_transformers_parity.py.
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from torch import nn
 
+from co_detr import model_zoo
 from co_detr.modeling.detector import padding_mask
 from co_detr.modeling.neck import ChannelMapper
 from co_detr.modeling.queries.learned import AnchorQueries, PointQueries
@@ -163,3 +165,20 @@ def test_anchors_are_learned_in_logit_space():
     assert not group.content.any()
     expected = torch.tensor([[0.5, 0.7311, 0.2689, 0.8808], [0.9526, 0.5, 0.5, 0.5]])
     torch.testing.assert_close(group.reference, expected.expand(2, 2, 4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["conditional", "dab"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_predictions_in_half_precision_are_those_of_float32(name, dtype):
+    cfg = model_zoo.get_config(f"{name}_detr/co_{name}_detr_digits_k0")
+    model, seen = instantiate(cfg.model).eval(), []
+    model.decoder.register_forward_hook(lambda *args: seen.append(args[-1]["matching"]))
+    images = [{"image": torch.randint(0, 256, (3, h, 128), dtype=torch.uint8)} for h in (128, 96)]
+    with torch.no_grad():
+        model(images)
+        model.to(dtype)(images)
+    full, half = seen
+    eps = torch.finfo(dtype).eps  # of logits around -4.6 a rounding costs up to 2 eps
+    assert (half.logits.float() - full.logits).abs().max() < 10 * eps < full.logits.std()
+    assert half.boxes.dtype == torch.float32  # a learned place, rounded with its weight
+    assert (half.boxes - full.boxes).abs().max() < eps / 2

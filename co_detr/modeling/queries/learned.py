@@ -50,7 +50,7 @@ class PointQueries(nn.Module):
     def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
         """Return the one group "matching", the same for all images."""
         position = self.embedding.weight.expand(memory.tokens.shape[0], -1, -1)
-        content, reference = torch.zeros_like(position), self.points(position).sigmoid()
+        content, reference = torch.zeros_like(position), self.points(position).float().sigmoid()
         return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
 
 
@@ -82,8 +82,11 @@ class AnchorQueries(nn.Module):
 
     def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
         """Return the one group "matching", the same for all images."""
-        reference = self.anchors.weight.sigmoid().expand(memory.tokens.shape[0], -1, -1)
-        content = reference.new_zeros(*reference.shape[:2], self.embed_dim)
+        anchors = self.anchors.weight.expand(memory.tokens.shape[0], -1, -1)
+        content, reference = (
+            anchors.new_zeros(*anchors.shape[:2], self.embed_dim),
+            anchors.float().sigmoid(),
+        )
         return [QueryGroup("matching", content, reference, HungarianTargets())]
 
 

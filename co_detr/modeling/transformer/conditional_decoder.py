@@ -90,7 +90,7 @@ class ConditionalDecoder(nn.Module):
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             scaled = spatial if index == 0 else spatial * self.spatial_scale(content)
-            content = layer(content, position, scaled, memory, spans)
+            content = layer(content, position, scaled.to(content.dtype), memory, spans)
             outputs.append(self.norm(content))
         hidden = torch.stack(outputs)
         start = F.pad(inverse_sigmoid(points, self.eps), (0, 2))

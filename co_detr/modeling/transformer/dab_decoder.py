@@ -81,7 +81,8 @@ class DABDecoder(ConditionalDecoder):
             spatial = embedding[..., : self.embed_dim] * self._stretch(content, reference)
             if index > 0:
                 spatial = spatial * self.spatial_scale(content)
-            content = layer(content, self.position_mlp(embedding), spatial, memory, spans)
+            position = self.position_mlp(embedding.to(content.dtype))
+            content = layer(content, position, spatial.to(content.dtype), memory, spans)
 
             hidden = self.norm(content)
             logits.append(self.class_branch(hidden))

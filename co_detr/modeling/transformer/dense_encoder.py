@@ -98,8 +98,8 @@ class DenseEncoder(nn.Module):
             )
         shape = tuple(features[0].shape[-2:])
         padding = resample_padding(padding, shape)
-        position = self.position_encoding(padding).flatten(2).transpose(1, 2)
         tokens = features[0].flatten(2).transpose(1, 2)
+        position = self.position_encoding(padding).flatten(2).transpose(1, 2).to(tokens.dtype)
         everything = slice(0, tokens.shape[1])
         span = Span(everything, (everything,), ~padding.flatten(1)[:, None, None])
         for layer in self.layers:
