@@ -18,12 +18,17 @@ def random_subset(
         index (N, k) int64 and drawn (N, k) bool with k = min(limit, m): what was drawn of a row
         comes first; the rest of the row is arbitrary.
     """
-    keys = torch.rand(candidates.shape, device=candidates.device).masked_fill(~candidates, -1)
+    keys = random_rank(candidates).masked_fill(~candidates, -1)
     keys, index = keys.topk(min(limit, keys.shape[1]), dim=1)
     drawn = keys >= 0
     if limits is not None:
         drawn = drawn & (torch.arange(index.shape[1], device=index.device) < limits[:, None])
     return index, drawn
+
+
+def random_rank(like: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) of the shape of `like`, by which random subsets are drawn."""
+    return torch.rand(like.shape, device=like.device)
 
 
 def draw_labelled(

@@ -18,7 +18,7 @@ from co_detr import model_zoo
 from co_detr.engine.accumulation import split
 from co_detr.engine.build import one_process_first, wrap_for_ddp
 from co_detr.engine.trainer import Trainer
-from co_detr.modeling.aux_heads import rcnn, rpn
+from co_detr.modeling import sampling
 from co_detr.modeling.losses import LossTerm, normalize
 from co_detr.modeling.queries import customized, denoising
 from co_detr.modeling.whole_batch import WholeBatch, all_classes
@@ -135,12 +135,6 @@ def pictures(seed, count=8):
 def nothing_random(monkeypatch):
     """What the model draws depends on each image alone: the first candidates, one noise."""
 
-    def first_labels(labels, num_samples, positive_fraction, background):
-        (positive,) = ((labels != -1) & (labels != background)).nonzero(as_tuple=True)
-        (negative,) = (labels == background).nonzero(as_tuple=True)
-        count = min(len(positive), int(num_samples * positive_fraction))
-        return positive[:count], negative[: num_samples - count]
-
     def one_noise(classes, num_classes):
         boxes = classes.new_ones((*classes.shape, 4), dtype=torch.float32)
         chance = torch.zeros_like(classes, dtype=torch.float32)
@@ -149,9 +143,8 @@ def nothing_random(monkeypatch):
     def first_rank(like):
         return torch.linspace(0.9, 0.1, like.shape[1]).expand(like.shape)
 
-    monkeypatch.setattr(rpn, "subsample_labels", first_labels)
-    monkeypatch.setattr(rcnn, "subsample_labels", first_labels)
     monkeypatch.setattr(denoising, "draw_noise", one_noise)
+    monkeypatch.setattr(sampling, "random_rank", first_rank)
     monkeypatch.setattr(customized, "random_rank", first_rank)
 
 

@@ -3,6 +3,9 @@
 The fixture is a shrunken model with every weight random; see `tests/golden.py`.
 """
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from golden import batch, build, co_deformable_detr_config, settings, tensors
@@ -79,10 +82,16 @@ def test_masks_and_valid_ratios(run, expected, model):
     check(model.encoder._references(memory), expected["enc_reference_points"], atol=1e-6)
 
 
-def test_memory_and_pyramid(run, expected):
-    check(run["memory"].tokens, expected["memory"])
+def test_memory_and_pyramid(run, expected, model):
+    memory = run["memory"]
+    check(memory.tokens, expected["memory"])
     assert len(run["maps"]) == 5
-    check(run["maps"][-1], expected["pyramid_extra"])
+    # On a map of one cell the group norm divides by the difference of two values, which magnifies
+    # how some processors round the convolution before it to more than 1e-4: so in float64.
+    pyramid = copy.deepcopy(model.pyramid).double()
+    with torch.no_grad():
+        extra = pyramid(dataclasses.replace(memory, tokens=memory.tokens.double()))[-1]
+    check(extra.float(), expected["pyramid_extra"])
 
 
 def test_proposals(run, expected, model):

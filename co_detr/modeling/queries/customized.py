@@ -15,6 +15,7 @@ from co_detr.ops.boxes import inverse_sigmoid, to_normalized_cxcywh
 
 from ..assignment import GroundTruth
 from ..aux_heads.base import AuxOutput
+from ..sampling import random_rank
 from ..whole_batch import max_over_parts
 from .group import FixedTargets, QueryGroup
 from .learned import BoxEncoding
@@ -167,8 +168,3 @@ def select(values: Sequence[Tensor], rows: Tensor) -> Tensor:
     return torch.stack(
         [v[r] if len(v) else v.new_zeros(len(r), *v.shape[1:]) for v, r in zip(values, rows)]
     )
-
-
-def random_rank(like: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) of the shape of `like`, by which random subsets are drawn."""
-    return torch.rand(like.shape, device=like.device)
