@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import NativePathHandler
+
+from co_detr.paths import HomePathHandler
 
 from .annotations import read_annotations
 
@@ -28,8 +29,9 @@ def share_repaired(json_file: str, kind: str, any_ids: bool) -> None:
     _repaired_files().add(json_file, kind, any_ids)
 
 
-class _RepairedFiles(NativePathHandler):
-    """Finds local files; for annotation files with faults, their repaired copies."""
+class _RepairedFiles(HomePathHandler):
+    """Finds local files; for annotation files with faults, their repaired copies. There is one
+    finder of local files at a time, so this one knows the home folder, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +40,7 @@ class _RepairedFiles(NativePathHandler):
         self.copies: dict[str, tuple[int, int, str]] = {}  # time and size of the original, copy
 
     def add(self, path: str, kind: str, any_ids: bool) -> None:
-        path = os.path.abspath(path)
+        path = os.path.abspath(os.path.expanduser(path))
         if self.kinds.get(path) != (kind, any_ids):
             self.kinds[path] = kind, any_ids
             self.copies.pop(path, None)
