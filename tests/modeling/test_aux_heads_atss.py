@@ -7,7 +7,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from co_detr.modeling.aux_heads.anchors import PyramidAnchors
-from co_detr.modeling.aux_heads.atss import ATSSHead, atss_match, centerness
+from co_detr.modeling.aux_heads.atss import ATSSHead, atss_match
+from co_detr.modeling.aux_heads.centerness import centerness
 from co_detr.modeling.losses import normalize
 
 FAR = [20.0, 0.0, 30.0, 10.0]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from co_detr.checkpoint.official import dense_head
 from co_detr.checkpoint.rename import rename
-from co_detr.modeling.aux_heads.atss import centerness
+from co_detr.modeling.aux_heads.centerness import centerness
 from co_detr.modeling.aux_heads.fcos import FCOSHead
 from co_detr.modeling.aux_heads.gfl import GFLHead
 from co_detr.modeling.aux_heads.mixture import fit_mixtures

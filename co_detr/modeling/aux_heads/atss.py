@@ -1,13 +1,12 @@
 """The ATSS head and its assignment rule (Zhang et al., Bridging the Gap, CVPR 2020)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from co_detr.ops.boxes import broadcast_iou, giou_loss
+from co_detr.ops.boxes import broadcast_iou
 
-from ..losses import LossTerm
-from .dense import DenseHead, DensePredictions, DenseTargets
+from .centerness import CenternessHead
+from .dense import DensePredictions, DenseTargets
 from .points import centres, distances_to_sides
 from .truth import PaddedTruth
 
@@ -79,15 +78,7 @@ def atss_match(
     return matches.masked_fill(matches == nobody, -1).view_as(valid)
 
 
-def centerness(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """How central anchors (..., 4) are in boxes (..., 4) that hold their centres: 1 in the middle,
-    0 at the border (Tian et al., FCOS, Eq. 3). Both absolute XYXY."""
-    before, after = distances_to_sides(anchors, boxes).split(2, dim=-1)
-    ratios = torch.minimum(before, after) / torch.maximum(before, after)
-    return ratios.prod(dim=-1).sqrt()
-
-
-class ATSSHead(DenseHead):
+class ATSSHead(CenternessHead):
     """Anchors labelled by `atss_match`; focal, GIoU and centerness losses.
 
     Class and centerness losses are divided by the number of positives, counting at least one per
@@ -96,20 +87,12 @@ class ATSSHead(DenseHead):
 
     Args:
         num_candidates: anchors per level that compete for a box.
-        centerness_loss_weight: times `loss_weight`.
-        dense: everything else is `DenseHead`'s. With one square anchor per cell, of side 8 strides
-            unless `anchor_scale` says otherwise.
+        dense: everything else is `CenternessHead`'s. With one square anchor per cell, of side 8
+            strides unless `anchor_scale` says otherwise.
     """
 
-    def __init__(
-        self, *, num_candidates: int = 9, centerness_loss_weight: float = 1.0, **dense
-    ) -> None:
-        super().__init__(
-            predict_quality=True,
-            scale_levels=True,
-            quality_loss_weight=centerness_loss_weight,
-            **dense,
-        )
+    def __init__(self, *, num_candidates: int = 9, **dense) -> None:
+        super().__init__(**dense)
         self.num_candidates = num_candidates
 
     def assign(
@@ -121,20 +104,3 @@ class ATSSHead(DenseHead):
     ) -> DenseTargets:
         matches = atss_match(anchors, valid, truth.boxes_by_image(), self.num_candidates)
         return self.matched_targets(matches, valid, truth)
-
-    def losses(
-        self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
-    ) -> dict[str, LossTerm]:
-        boxes, truth, positive = self.compare(anchors, predictions, targets)
-        num_positive = positive.sum(dim=1).clamp(min=1).sum()
-        quality = centerness(anchors, truth) * positive
-        box_loss = (giou_loss(boxes, truth) * quality).sum()
-        centerness_loss = F.binary_cross_entropy_with_logits(
-            predictions.quality, quality, weight=positive.float(), reduction="sum"
-        )
-        class_loss = self.focal_loss(predictions.logits, targets.labels).sum()
-        return {
-            "loss_class": LossTerm(self.class_loss_weight * class_loss, num_positive),
-            "loss_box": LossTerm(self.box_loss_weight * box_loss, quality.sum()),
-            "loss_centerness": LossTerm(self.quality_loss_weight * centerness_loss, num_positive),
-        }

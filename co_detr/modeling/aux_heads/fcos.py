@@ -5,14 +5,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from co_detr.ops.boxes import giou_loss
-
-from ..losses import LossTerm
-from .atss import centerness
-from .dense import DenseHead, DensePredictions, DenseTargets
+from .centerness import CenternessHead
+from .dense import DensePredictions, DenseTargets
 from .max_iou import OVERLAPS_AT_ONCE
 from .points import boxes_around, centres, distances_to_sides
 from .truth import BACKGROUND, PaddedTruth
@@ -53,13 +49,12 @@ def fcos_match(
     return matches
 
 
-class FCOSHead(DenseHead):
+class FCOSHead(CenternessHead):
     """One point in the middle of each cell, labelled by `fcos_match`; focal, GIoU and centerness
     losses. The score of a detection is class score times centerness.
 
-    Class and centerness losses are divided by the number of positives; the box loss is weighted by
-    the centerness targets and divided by their sum. Points in the padding are background. As
-    queries, samples are boxes of side `anchor_scale` strides around the points.
+    Positives are those of the whole batch. Points in the padding are background. As queries,
+    samples are boxes of side `anchor_scale` strides around the points.
 
     The defaults are FCOS with all improvements of its authors; as it was first published it has
     `center_radius=None, box_activation="exp", quality_tower="class", conv_bias=False`.
@@ -70,9 +65,10 @@ class FCOSHead(DenseHead):
         box_activation: distances are exp(x) pixels ("exp") or max(x, 0) strides ("relu").
         max_sizes: for all levels but the last, the largest distance in pixels of a point from a
             side of its box, where the next level begins; None for 8 strides.
-        centerness_loss_weight: times `loss_weight`.
-        dense: everything else is `DenseHead`'s, with one square anchor per cell.
+        dense: everything else is `CenternessHead`'s, with one square anchor per cell.
     """
+
+    min_centerness = 1e-6
 
     def __init__(
         self,
@@ -82,17 +78,13 @@ class FCOSHead(DenseHead):
         max_sizes: Sequence[float] | None = None,
         conv_bias: bool | None = True,
         box_loss_weight: float = 1.0,
-        centerness_loss_weight: float = 1.0,
         **dense,
     ) -> None:
         super().__init__(
-            predict_quality=True,
-            scale_levels=True,
             anchor_offset=0.5,
             padding_valid=True,
             conv_bias=conv_bias,
             box_loss_weight=box_loss_weight,
-            quality_loss_weight=centerness_loss_weight,
             **dense,
         )
         if box_activation not in ("relu", "exp"):
@@ -123,22 +115,9 @@ class FCOSHead(DenseHead):
         matches = fcos_match(anchors, truth, sizes=torch.cat(sizes), reach=reach)
         return self.matched_targets(matches, valid, truth)
 
-    def losses(
-        self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
-    ) -> dict[str, LossTerm]:
-        boxes, truth, positive = self.compare(anchors, predictions, targets)
-        num_positive = positive.sum()
-        quality = centerness(anchors, truth) * positive
-        box_loss = (giou_loss(boxes, truth) * quality).sum()
-        centerness_loss = F.binary_cross_entropy_with_logits(
-            predictions.quality, quality, weight=positive.float(), reduction="sum"
-        )
-        class_loss = self.focal_loss(predictions.logits, targets.labels).sum()
-        return {
-            "loss_class": LossTerm(self.class_loss_weight * class_loss, num_positive),
-            "loss_box": LossTerm(self.box_loss_weight * box_loss, quality.sum(), min_count=1e-6),
-            "loss_centerness": LossTerm(self.quality_loss_weight * centerness_loss, num_positive),
-        }
+    def count(self, positive: Tensor) -> Tensor:
+        """Count positives (N, A) of the batch."""
+        return positive.sum()
 
     def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
         """See `DenseHead.decode`."""

@@ -6,10 +6,9 @@ from torch import Tensor
 from co_detr.ops.boxes import broadcast_iou, giou_loss
 
 from ..losses import LossTerm, QualityFocalLoss
-from .atss import atss_match
+from .atss import ATSSHead
 from .dense import DenseHead, DensePredictions, DenseTargets
 from .points import boxes_around, distances_to_sides
-from .truth import PaddedTruth
 
 
 class GFLHead(DenseHead):
@@ -46,15 +45,7 @@ class GFLHead(DenseHead):
         self.max_distance = max_distance
         self.quality_focal_loss = QualityFocalLoss(beta=beta)
 
-    def assign(
-        self,
-        anchors: list[Tensor],
-        valid: Tensor,
-        predictions: DensePredictions,
-        truth: PaddedTruth,
-    ) -> DenseTargets:
-        matches = atss_match(anchors, valid, truth.boxes_by_image(), self.num_candidates)
-        return self.matched_targets(matches, valid, truth)
+    assign = ATSSHead.assign
 
     def losses(
         self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets

@@ -28,7 +28,12 @@ class Mixtures:
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """Log density of x (B, K): (B, K)."""
-        return np.logaddexp.reduce(self.log_joint(x), axis=-1)
+        return _either(self.log_joint(x))
+
+
+def _either(joint: np.ndarray) -> np.ndarray:
+    """Sum two log densities (..., 2)."""
+    return np.logaddexp(joint[..., 0], joint[..., 1])
 
 
 def fit_mixtures(x: np.ndarray, real: np.ndarray) -> Mixtures:
@@ -43,25 +48,25 @@ def fit_mixtures(x: np.ndarray, real: np.ndarray) -> Mixtures:
         x: (B, K) float64, finite.
         real: (B, K) bool, which of them take part; at least one of each set.
     """
-    count = real.sum(axis=1)
     ends = [x.min(axis=1, where=real, initial=np.inf), x.max(axis=1, where=real, initial=-np.inf)]
-    halves = np.full((len(x), 2), 0.5)
-    fitted = Mixtures(halves, np.stack(ends, axis=1), np.ones_like(halves))
-    before, running = np.full(len(x), -np.inf), np.ones(len(x), dtype=bool)
+    weights, means = np.full((len(x), 2), 0.5), np.stack(ends, axis=1)
+    variances = np.ones_like(weights)
+    running, before = np.arange(len(x)), np.full(len(x), -np.inf)
     for _ in range(MOST_STEPS):
-        density = fitted.log_density(x)
-        share = np.exp(fitted.log_joint(x) - density[..., None]) * real[..., None]
+        some, taking_part = x[running, :, None], real[running]
+        joint = Mixtures(weights[running], means[running], variances[running]).log_joint(x[running])
+        density = _either(joint)
+        share = np.exp(joint - density[..., None]) * taking_part[..., None]
         total = share.sum(axis=1) + 10 * np.finfo(np.float64).eps
-        means = (share * x[..., None]).sum(axis=1) / total
-        squares = (x[..., None] - means[:, None]) ** 2
-        variances = (share * squares).sum(axis=1) / total + VARIANCE_FLOOR
-        new = (total / total.sum(axis=1, keepdims=True), means, variances)
-        old = (fitted.weights, fitted.means, fitted.variances)
-        fitted = Mixtures(*(np.where(running[:, None], n, o) for n, o in zip(new, old)))
+        mean = (share * some).sum(axis=1) / total
+        squares = (some - mean[:, None]) ** 2
+        weights[running] = total / total.sum(axis=1, keepdims=True)
+        means[running] = mean
+        variances[running] = (share * squares).sum(axis=1) / total + VARIANCE_FLOOR
 
-        likelihood = (density * real).sum(axis=1) / count
-        running &= np.abs(likelihood - before) >= TOLERANCE
-        before = likelihood
-        if not running.any():
+        likelihood = (density * taking_part).sum(axis=1) / taking_part.sum(axis=1)
+        going_on = np.abs(likelihood - before) >= TOLERANCE
+        running, before = running[going_on], likelihood[going_on]
+        if not len(running):
             break
-    return fitted
+    return Mixtures(weights, means, variances)
