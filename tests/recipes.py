@@ -77,6 +77,7 @@ RECIPES: dict[str, Recipe] = {
             f"deformable_detr_r50_36ep_{head}": _deformable(36, 30)
             for head in ("atss", "fcos", "gfl", "mask_rcnn", "paa", "rcnn", "retinanet")
         },
+        "group_deformable_detr_r50_36ep": _deformable(36, 30),
         "co_deformable_detr_mask_r50_12ep": _deformable(12, 11),
         "co_deformable_detr_swin_tiny_12ep": _swin(12, 0.2),
         "co_deformable_detr_swin_tiny_36ep": _swin(36, 0.3),
@@ -133,4 +134,13 @@ RECIPES |= {
     )
     for family in ("conditional", "dab")
     for heads in ("", "_k0", "_k1")
+}
+
+RECIPES |= {
+    f"h_deformable_detr/{name}": _deformable(12, 11)
+    for name in (
+        "h_deformable_detr_r50_12ep",
+        "co_h_deformable_detr_r50_12ep_k1",
+        "co_h_deformable_detr_r50_12ep",
+    )
 }

@@ -114,7 +114,9 @@ def of_module(name: str, called: dict[str, int]) -> int:
 
 def serves_inference(name: str) -> bool:
     """Whether a parameter of that name takes part in inference."""
-    return not name.startswith(TRAINING_ONLY) or name.startswith("query_sources.matching.")
+    matching = name.startswith("query_sources.matching.")
+    further_groups = name.startswith("query_sources.matching.extra.")
+    return not name.startswith(TRAINING_ONLY) or (matching and not further_groups)
 
 
 def grid(*shapes, out_shape, **kwargs) -> int:

@@ -17,6 +17,7 @@ from co_detr.modeling.aux_heads.fcos import FCOSHead
 from co_detr.modeling.aux_heads.gfl import GFLHead
 from co_detr.modeling.aux_heads.paa import PAAHead
 from co_detr.modeling.aux_heads.retinanet import RetinaNetHead
+from co_detr.modeling.queries.hybrid import HybridQueries
 
 SIDE = 64
 MOST = 6  # in a step with two auxiliary heads
@@ -110,6 +111,13 @@ def no_heads():
     return cfg
 
 
+def hybrid():
+    cfg = no_heads()
+    cfg.query_sources.matching._target_ = HybridQueries
+    cfg.query_sources.matching.num_one_to_many = cfg.proposals.num_extra = 40
+    return cfg
+
+
 def with_dense_head(head, **options):
     """A config with this dense head instead of the two others."""
 
@@ -171,7 +179,8 @@ def waits_of_a_step(config, inputs):
 
 
 @pytest.mark.parametrize(
-    "config, most", [(no_heads, 2), (co_deformable_detr_config, MOST), (co_dino_config, MOST)]
+    "config, most",
+    [(no_heads, 2), (hybrid, 2), (co_deformable_detr_config, MOST), (co_dino_config, MOST)],
 )
 def test_a_step_waits_as_often_whatever_the_batch_holds(config, most):
     batches = [[3], [5, 1], [3, 1, 6, 2, 0, 4, 1, 9], [0]]

@@ -94,6 +94,8 @@ def all_groups(kind):
         make_group("matching", 7, kind, points=points),
         make_group("customized/rcnn", 6, kind, valid=valid),
         make_group("customized/atss", 5, kind),
+        make_group("one_to_many", 9, kind),
+        make_group("group_2", 7, kind, points=points),
     ]
 
 
@@ -173,7 +175,7 @@ def test_one_pass_equals_separate_passes(kind):
             together_loss = together_loss + (actual * weights).sum()
             separate_loss = separate_loss + (expected * weights).sum()
         num_queries += alone.boxes.shape[1] * alone.boxes.shape[2]
-    assert num_queries == 2 * (8 + 7 + 5) + 4 + 4  # all but the padding
+    assert num_queries == 2 * (8 + 7 + 5 + 9 + 7) + 4 + 4  # all but the padding
 
     actual = gradients(together_loss, decoder, groups, memory)
     expected = gradients(separate_loss, decoder, groups, memory)
@@ -193,7 +195,7 @@ def test_padding_queries_influence_nobody(kind):
             content=torch.where(hidden, 100 * torch.randn(padded.content.shape), padded.content),
             reference=torch.where(hidden, torch.rand(padded.reference.shape), padded.reference),
         )
-        after = decoder([*groups[:2], disturbed, groups[3]], memory)
+        after = decoder([*groups[:2], disturbed, *groups[3:]], memory)
     for group in groups:
         valid = slice(None) if group.valid is None else group.valid
         for field in ("logits", "boxes"):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from co_detr.modeling.detector import padding_mask
+from co_detr.modeling.queries.hybrid import GroupedQueries, HybridQueries
 from co_detr.modeling.queries.learned import LearnedQueries
 
 DECODER = ("class", "box", "giou")
@@ -66,6 +67,19 @@ def one_stage_refined():
     return cfg
 
 
+def hybrid(cfg):
+    cfg.query_sources.matching._target_ = HybridQueries
+    cfg.query_sources.matching.num_one_to_many = cfg.proposals.num_extra = 40
+    cfg.query_sources.matching.repeats = 3
+    return cfg
+
+
+def grouped(cfg):
+    one_stage(cfg).query_sources.matching._target_ = GroupedQueries
+    cfg.query_sources.matching.num_groups = 3
+    return cfg
+
+
 MODELS = {
     "two-heads": full,
     "rcnn": one_head("rcnn"),
@@ -79,6 +93,18 @@ MODELS = {
     "dab": dab,
     "dab-atss": one_head("atss", dab),
     "dab-no-heads": lambda: no_heads(dab),
+    "hybrid": lambda: hybrid(full()),
+    "hybrid-no-heads": lambda: hybrid(no_heads()),
+    "hybrid-dino": lambda: hybrid(no_heads(co_dino_config)),
+    "grouped": lambda: grouped(no_heads()),
+    "grouped-atss": lambda: grouped(one_head("atss")()),
+}
+SCHEMES = {  # groups beside those of the auxiliary heads
+    "hybrid": ["one_to_many"],
+    "hybrid-no-heads": ["one_to_many"],
+    "hybrid-dino": ["one_to_many", "denoising"],
+    "grouped": ["group_2", "group_3"],
+    "grouped-atss": ["group_2", "group_3"],
 }
 
 
@@ -162,13 +188,15 @@ ENCODER = {f"encoder/loss_{kind}" for kind in DECODER}
 # variants
 
 
-def test_every_variant_trains_and_detects(config):
+def test_every_variant_trains_and_detects(variant):
+    config = MODELS[variant]()
     heads = [name for name in config.get("aux_heads", {}) if name != "_target_"]
     two_stage = "proposals" in config
     model = build(config)
     losses = train_step(model, usual_batch())
     assert_healthy(model, losses)
-    expected = decoder_losses("matching", *(f"customized/{head}" for head in heads))
+    customized = [f"customized/{head}" for head in heads]
+    expected = decoder_losses("matching", *customized, *SCHEMES.get(variant, []))
     assert set(losses) == expected | aux_losses(*heads) | (ENCODER if two_stage else set())
 
     with torch.no_grad():
@@ -205,6 +233,30 @@ def test_customized_queries_leave_the_matching_queries_alone(name):
     assert set(losses) - set(expected) == gone and len(gone) == 6 * len(with_them.aux_heads)
     for key, value in expected.items():
         torch.testing.assert_close(losses[key], value, atol=1e-5, rtol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize(
+    "name, start",
+    [
+        ("hybrid", "two-heads"),
+        ("hybrid-dino", lambda: no_heads(co_dino_config)),
+        ("grouped-atss", "one-stage-atss"),
+    ],
+)
+def test_hybrid_and_grouped_schemes_leave_the_model_alone(name, start):
+    model, plain = build(MODELS[name]()), build(MODELS.get(start, start)())
+    plain.load_state_dict(model.state_dict(), strict=False)
+    losses, expected = train_step(model, usual_batch()), train_step(plain, usual_batch())
+    further = [group for group in SCHEMES[name] if group != "denoising"]
+    assert set(losses) - set(expected) == decoder_losses(*further)
+    for key, value in expected.items():
+        torch.testing.assert_close(losses[key], value, atol=1e-5, rtol=1e-5, msg=key)
+    with torch.no_grad():
+        found, wanted = model.eval()(usual_batch()), plain.eval()(usual_batch())
+    for one, other in zip(found, wanted, strict=True):
+        one, other = one["instances"], other["instances"]
+        assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
+        assert torch.equal(one.scores, other.scores)
 
 
 def test_learned_queries_are_the_same_for_all_images():

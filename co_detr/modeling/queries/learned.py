@@ -29,11 +29,14 @@ class LearnedQueries(nn.Module):
 
     def forward(self, memory: EncoderMemory, proposals=None, ground_truth=None, aux=None):
         """Return the one group "matching", the same for all images."""
-        N = memory.tokens.shape[0]
-        position, content = self.embedding.weight.expand(N, -1, -1).chunk(2, dim=-1)
+        return [self.group("matching", self.embedding.weight, memory.tokens.shape[0])]
+
+    def group(self, name: str, embedding: Tensor, num_images: int) -> QueryGroup:
+        """One group for all images from learned rows (Q, 2 C): position, then content."""
+        position, content = embedding.expand(num_images, -1, -1).chunk(2, dim=-1)
         # places take more digits than half precision has
         reference = self.reference_points(position).float().sigmoid()
-        return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+        return QueryGroup(name, content, reference, HungarianTargets(), position=position)
 
 
 class PointQueries(nn.Module):
@@ -118,14 +121,27 @@ class SelectedQueries(nn.Module):
 
     def forward(self, memory: EncoderMemory, proposals: Proposals, ground_truth=None, aux=None):
         """Return the one group "matching"."""
-        reference = proposals.reference[:, : self.num_queries]
+        best = proposals.reference[:, : self.num_queries]
+        return [self.group("matching", best, self.content, HungarianTargets())]
+
+    def group(
+        self,
+        name: str,
+        reference: Tensor,
+        content: nn.Embedding | None,
+        targets: HungarianTargets,
+        weight: float = 1.0,
+    ) -> QueryGroup:
+        """One group that starts from the boxes `reference` (N, Q, 4).
+
+        `content` holds at least Q learned rows; None takes the content from the box, too.
+        """
         N, Q, _ = reference.shape
-        position = content = None
+        position = encoded = None
         if self.encode is not None:
-            position, content = self.encode(reference).chunk(2, dim=-1)
-        if self.content is not None:
-            content = self.content.weight[:Q].expand(N, -1, -1)
-        return [QueryGroup("matching", content, reference, HungarianTargets(), position=position)]
+            position, encoded = self.encode(reference).chunk(2, dim=-1)
+        learned = encoded if content is None else content.weight[:Q].expand(N, -1, -1)
+        return QueryGroup(name, learned, reference, targets, position=position, weight=weight)
 
 
 class BoxEncoding(nn.Module):

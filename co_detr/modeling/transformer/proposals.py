@@ -17,8 +17,9 @@ class Proposals:
     """Ranked proposals, and what the loss on proposals looks at.
 
     Attributes:
-        index: (N, num_proposals) tokens chosen, best first.
-        reference: (N, num_proposals, 4), their boxes without gradient.
+        index: (N, P) tokens chosen, best first, with P = num_proposals, in training + num_extra; at
+            most S.
+        reference: (N, P, 4), their boxes without gradient.
         logits: (N, T, num_classes) with T = S (class-agnostic) or num_proposals.
         boxes: (N, T, 4), with gradient.
         class_agnostic: whether the loss treats every object as class 0.
@@ -38,6 +39,8 @@ class TwoStageProposals(nn.Module):
         embed_dim: C.
         num_classes: columns of the class branch.
         num_proposals: how many are kept.
+        num_extra: in training, so many of the next in the ranking are kept, too; the loss on
+            proposals does not look at these.
         class_agnostic: True (Deformable-DETR): rank by the logit of class 0 and train all tokens
             on "object or not". False (DINO): rank by the best class and train the chosen ones on
             real labels.
@@ -51,11 +54,12 @@ class TwoStageProposals(nn.Module):
         embed_dim: int = 256,
         num_classes: int,
         num_proposals: int = 300,
+        num_extra: int = 0,
         class_agnostic: bool = True,
         base_size: float = 0.05,
     ):
         super().__init__()
-        self.num_proposals = num_proposals
+        self.num_proposals, self.num_extra = num_proposals, num_extra
         self.class_agnostic = class_agnostic
         self.base_size = base_size
         self.output = nn.Linear(embed_dim, embed_dim)
@@ -75,11 +79,13 @@ class TwoStageProposals(nn.Module):
         boxes = (self.box_branch(tokens) + base).sigmoid()
 
         score = logits[..., 0] if self.class_agnostic else logits.max(-1).values
-        index = score.topk(min(self.num_proposals, score.shape[1]), dim=1).indices
+        count = self.num_proposals + (self.num_extra if self.training else 0)
+        index = score.topk(min(count, score.shape[1]), dim=1).indices
         chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
         if not self.class_agnostic:
-            logits = logits.gather(1, index[..., None].expand(-1, -1, logits.shape[-1]))
-            boxes = chosen
+            scored = index[:, : self.num_proposals, None]
+            logits = logits.gather(1, scored.expand(-1, -1, logits.shape[-1]))
+            boxes = chosen[:, : self.num_proposals]
         return Proposals(index, chosen.detach(), logits, boxes, self.class_agnostic)
 
     def base_boxes(self, memory: EncoderMemory) -> Tensor:
