@@ -122,11 +122,6 @@ def fixed_seed():
         yield
 
 
-@pytest.fixture(params=MODELS)
-def config(request):
-    return MODELS[request.param]()
-
-
 def make_input(height, width, boxes=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = {"image": torch.randint(0, 256, (3, height, width), generator=generator)}
@@ -188,6 +183,7 @@ ENCODER = {f"encoder/loss_{kind}" for kind in DECODER}
 # variants
 
 
+@pytest.mark.parametrize("variant", MODELS)
 def test_every_variant_trains_and_detects(variant):
     config = MODELS[variant]()
     heads = [name for name in config.get("aux_heads", {}) if name != "_target_"]
