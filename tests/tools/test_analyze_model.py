@@ -67,6 +67,19 @@ def test_parameters_and_those_that_inference_needs(counted):
     assert counted.inference_parameters == left
 
 
+@pytest.mark.parametrize(
+    "name, serves",
+    [
+        ("backbone.stem.conv1.weight", True),
+        ("query_sources.matching.content.weight", True),
+        ("query_sources.matching.extra.weight", False),  # groups beside the matching one
+        ("query_sources.customized.head_position", False),
+    ],
+)
+def test_inference_does_without_what_only_training_uses(name, serves):
+    assert analyze_model.serves_inference(name) is serves
+
+
 def test_the_report_says_the_size_and_what_is_left_out(counted):
     text = analyze_model.report(counted, (64, 96), depth=1)
     assert "inference of one image of 64x96" in text
