@@ -69,8 +69,10 @@ class Run:
         with open(self.folder / "console.txt", "a") as console:
             console.write(f"$ {shlex.join(self._command)}\n")
             console.flush()
+            # threads that spin without end would slow down the next process, and the one that dies
+            quiet = {"GOMP_SPINCOUNT": "10000", **os.environ}
             return subprocess.Popen(
-                self._command, stdout=console, stderr=console, start_new_session=True
+                self._command, stdout=console, stderr=console, env=quiet, start_new_session=True
             )
 
     def logged(self) -> int:
