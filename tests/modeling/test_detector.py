@@ -231,30 +231,6 @@ def test_customized_queries_leave_the_matching_queries_alone(name):
         torch.testing.assert_close(losses[key], value, atol=1e-5, rtol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize(
-    "name, start",
-    [
-        ("hybrid", "two-heads"),
-        ("hybrid-dino", lambda: no_heads(co_dino_config)),
-        ("grouped-atss", "one-stage-atss"),
-    ],
-)
-def test_hybrid_and_grouped_schemes_leave_the_model_alone(name, start):
-    model, plain = build(MODELS[name]()), build(MODELS.get(start, start)())
-    plain.load_state_dict(model.state_dict(), strict=False)
-    losses, expected = train_step(model, usual_batch()), train_step(plain, usual_batch())
-    further = [group for group in SCHEMES[name] if group != "denoising"]
-    assert set(losses) - set(expected) == decoder_losses(*further)
-    for key, value in expected.items():
-        torch.testing.assert_close(losses[key], value, atol=1e-5, rtol=1e-5, msg=key)
-    with torch.no_grad():
-        found, wanted = model.eval()(usual_batch()), plain.eval()(usual_batch())
-    for one, other in zip(found, wanted, strict=True):
-        one, other = one["instances"], other["instances"]
-        assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
-        assert torch.equal(one.scores, other.scores)
-
-
 def test_learned_queries_are_the_same_for_all_images():
     model = build(MODELS["one-stage"]())
     images, sizes = model.preprocess(usual_batch())

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from golden import co_dino_config
+from test_detector import MODELS, SCHEMES, build, decoder_losses, no_heads, train_step, usual_batch
 
 from co_detr.modeling.assignment import GroundTruth, HungarianMatcher, MatchingProblem
 from co_detr.modeling.queries.group import HungarianTargets, visibility
@@ -183,3 +185,27 @@ def test_inference_knows_the_plain_source_alone(scheme):
     assert group.name == "matching" and group.targets == expected.targets
     for name in ("content", "position", "reference"):
         assert torch.equal(getattr(group, name), getattr(expected, name))
+
+
+@pytest.mark.parametrize(
+    "name, start",
+    [
+        ("hybrid", "two-heads"),
+        ("hybrid-dino", lambda: no_heads(co_dino_config)),
+        ("grouped-atss", "one-stage-atss"),
+    ],
+)
+def test_hybrid_and_grouped_schemes_leave_the_model_alone(name, start):
+    model, plain = build(MODELS[name]()), build(MODELS.get(start, start)())
+    plain.load_state_dict(model.state_dict(), strict=False)
+    losses, expected = train_step(model, usual_batch()), train_step(plain, usual_batch())
+    further = [group for group in SCHEMES[name] if group != "denoising"]
+    assert set(losses) - set(expected) == decoder_losses(*further)
+    for key, value in expected.items():
+        torch.testing.assert_close(losses[key], value, atol=1e-5, rtol=1e-5, msg=key)
+    with torch.no_grad():
+        found, wanted = model.eval()(usual_batch()), plain.eval()(usual_batch())
+    for one, other in zip(found, wanted, strict=True):
+        one, other = one["instances"], other["instances"]
+        assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
+        assert torch.equal(one.scores, other.scores)
