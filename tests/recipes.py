@@ -80,6 +80,11 @@ RECIPES: dict[str, Recipe] = {
         "group_deformable_detr_r50_36ep": _deformable(36, 30),
         "co_deformable_detr_mask_r50_12ep": _deformable(12, 11),
         "co_deformable_detr_swin_tiny_12ep": _swin(12, 0.2),
+        **{
+            f"co_deformable_detr_swin_{size}_12ep_k{k}": _swin(12, drop_path)
+            for size, drop_path in (("tiny", 0.2), ("base", 0.2), ("large", 0.3))
+            for k in (0, 1)
+        },
         "co_deformable_detr_swin_tiny_36ep": _swin(36, 0.3),
         "co_deformable_detr_swin_small_12ep": _swin(12, 0.2),
         "co_deformable_detr_swin_small_36ep": _swin(36, 0.4),
@@ -91,7 +96,11 @@ RECIPES: dict[str, Recipe] = {
 } | {
     f"co_dino/co_dino_{name}": recipe
     for name, recipe in {
-        "r50_5scale_12ep": _dino(12, 11),
+        **{
+            f"r50_{scales}scale_12ep{heads}": _dino(12, 11)
+            for scales in (4, 5)
+            for heads in ("", "_k0", "_k1")
+        },
         "r50_5scale_lsj_12ep": _dino(12, 11, **_lsj(1024)),
         "r50_5scale_lsj_36ep": _dino(36, 30, **_lsj(1024)),
         "r50_5scale_lsj_9enc_12ep": _dino(12, 11, **_lsj(1024)),
