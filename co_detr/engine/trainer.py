@@ -129,12 +129,13 @@ class Trainer(SimpleTrainer):
             with communicating(self.model, last=index == len(parts) - 1):
                 with nullcontext() if whole is None else whole.use():
                     outputs = self._forward(self.model, part, index)
-                # losses that know the whole batch add up to its losses, all else is a mean of means
-                share = 1.0 if len(parts) == 1 else len(part) / sum(map(len, parts))
-                outputs = {
-                    name: value if whole is not None and is_loss(name) else value * share
-                    for name, value in outputs.items()
-                }
+                if len(parts) > 1:
+                    # losses that know the whole batch add up to its losses, all else is a mean
+                    share = len(part) / sum(map(len, parts))
+                    outputs = {
+                        name: value if whole is not None and is_loss(name) else value * share
+                        for name, value in outputs.items()
+                    }
                 total = sum_of_losses(outputs)
                 self.grad_scaler.scale(total).backward()
             for name, value in {"total_loss": total, **outputs}.items():
