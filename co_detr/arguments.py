@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,7 @@ def split_overrides(
     """Divide the words of a command line into overrides and all others, both in their order."""
     takes_one = {
         name
-        for action in parser._actions
+        for action in _actions(parser)
         for name in action.option_strings
         if action.nargs is None or action.nargs == 1
     }
@@ -75,6 +75,15 @@ def split_overrides(
         (overrides if mine else others).append(word)
         before = word
     return overrides, others
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """What a parser and those of its subcommands take."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for subcommand in action.choices.values():
+                yield from _actions(subcommand)
 
 
 def config_path(name: str) -> str:
