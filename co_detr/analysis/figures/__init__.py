@@ -7,6 +7,9 @@
 """
 
 FIGURES: dict[str, str | None] = {
+    "discriminability": "figure2",
+    "score-maps": "figure3",
+    "query-positions": "figure7",
     "positives": None,
 }
 """What a figure is called, and its number in the paper."""
