@@ -15,6 +15,9 @@ from co_detr.checkpoint.official import convert_official
 DATA = Path(__file__).parent / "data"
 CONFIGS = Path(__file__).parent.parent / "configs"
 dense_head = LazyConfig.load(str(CONFIGS / "common/models/heads.py"), "dense_head")
+keep_encoder_heads = LazyConfig.load(
+    str(CONFIGS / "common/models/encoder_heads.py"), "keep_encoder_heads"
+)
 
 
 def tensors(folder: str, name: str) -> dict[str, torch.Tensor]:
@@ -79,6 +82,7 @@ def shrink(cfg):
     cfg.query_sources.customized.max_queries = 16
     cfg.postprocess.max_detections = 20
     rcnn, atss = cfg.aux_heads.rcnn, cfg.aux_heads.atss
+    rcnn.loss_weight = atss.loss_weight = 12.0  # as of six layers
     rcnn.rpn.pre_nms_topk, rcnn.rpn.post_nms_topk = (400, 300), (100, 80)
     rcnn.rpn.samples_per_image = rcnn.samples_per_image = 10**6
     rcnn.positive_fraction = 0.5

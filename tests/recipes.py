@@ -29,7 +29,7 @@ class Recipe:
     weight_decay: float = 1e-4
     slow: tuple[str, ...] | None = ("backbone.", "sampling_offsets", "reference_points")
     drop_path: float | None = None
-    queries: int = 300
+    queries: int | None = 300
     denoising: tuple[int, float] | None = None
     test: tuple[int, int] = DETR
     canvas: bool = False
@@ -67,16 +67,22 @@ _VIT_LVIS = _VIT | _LVIS | _lsj(1536) | dict(weight_decay=0.05, drop_path=0.3)
 RECIPES: dict[str, Recipe] = {
     f"co_deformable_detr/{name}": recipe
     for name, recipe in {
-        "deformable_detr_r50_12ep": _deformable(12, 11),
+        **{
+            f"deformable_detr_r50_12ep{heads}": _deformable(12, 11)
+            for heads in ("", "_atss", "_k2")
+        },
         "co_deformable_detr_r50_12ep_k0": _deformable(12, 11),
         "co_deformable_detr_r50_12ep_k1": _deformable(12, 11),
         "co_deformable_detr_r50_12ep": _deformable(12, 11),
+        "co_deformable_detr_r50_12ep_atss_paa": _deformable(12, 11),
+        "co_deformable_detr_r50_12ep_k3": _deformable(12, 11),
         "co_deformable_detr_r50_12ep_k6": _deformable(12, 11),
         "co_deformable_detr_r50_36ep": _deformable(36, 30),
         **{
             f"deformable_detr_r50_36ep_{head}": _deformable(36, 30)
-            for head in ("atss", "fcos", "gfl", "mask_rcnn", "paa", "rcnn", "retinanet")
+            for head in ("atss", "fcos", "gfl", "mask_rcnn", "paa", "rcnn", "retinanet", "k2")
         },
+        "deformable_detr_r50_36ep": _deformable(36, 30),
         "group_deformable_detr_r50_36ep": _deformable(36, 30),
         "co_deformable_detr_mask_r50_12ep": _deformable(12, 11),
         "co_deformable_detr_swin_tiny_12ep": _swin(12, 0.2),
@@ -107,7 +113,10 @@ RECIPES: dict[str, Recipe] = {
         "r50_5scale_lsj_9enc_36ep": _dino(36, 30, **_lsj(1024)),
         "r50_5scale_12ep_lvis": _dino(12, 11, **_LVIS),
         "r50_5scale_lsj_12ep_lvis": _dino(12, 11, **_LVIS, **_lsj(1024)),
-        "swin_large_5scale_12ep": _dino(12, 11, drop_path=0.3),
+        **{
+            f"swin_large_5scale_12ep{heads}": _dino(12, 11, drop_path=0.3)
+            for heads in ("", "_k0", "_k1")
+        },
         "swin_large_5scale_24ep": _dino(24, 20, drop_path=0.5),
         "swin_large_5scale_36ep": _dino(36, 30, drop_path=0.6),
         "swin_large_5scale_lsj_12ep": _dino(12, 11, drop_path=0.3, **_lsj(1280)),
@@ -151,5 +160,14 @@ RECIPES |= {
         "h_deformable_detr_r50_12ep",
         "co_h_deformable_detr_r50_12ep_k1",
         "co_h_deformable_detr_r50_12ep",
+    )
+}
+
+RECIPES |= {
+    f"encoder_heads/encoder_{name}": _deformable(epochs, drop, queries=None)
+    for name, epochs, drop in (
+        ("atss_r50_12ep", 12, 11),
+        ("atss_r50_36ep", 36, 30),
+        ("rcnn_r50_12ep", 12, 11),
     )
 }

@@ -65,14 +65,22 @@ def test_the_model_and_its_evaluation_follow_the_recipe(name):
     cfg, recipe = model_zoo.get_config(name), RECIPES[name]
     model = cfg.model
     assert model.num_classes == recipe.classes
-    assert model.query_sources.matching.num_queries == recipe.queries
-    denoising = model.query_sources.get("denoising")
+    assert OmegaConf.select(model, "query_sources.matching.num_queries") == recipe.queries
+    for head in model.get("aux_heads", {}).values():
+        if OmegaConf.is_config(head) and "loss_weight" in head:
+            alone = name.startswith("encoder_heads/")  # or beside six layers of a decoder
+            assert instantiate(head.loss_weight) == (1.0 if alone else 12.0)
+    assert OmegaConf.select(model, "query_sources.customized.weight") in (None, 1.0)
+    denoising = OmegaConf.select(model, "query_sources.denoising")
     expected = denoising and (denoising.num_queries, denoising.box_noise)
     assert expected == recipe.denoising
     assert model.backbone.get("drop_path_rate") == recipe.drop_path
     assert model.get("mask_padding", True) is not recipe.canvas
     assert analyze_model.test_size(cfg) == recipe.test
-    assert model.postprocess.max_detections == recipe.detections
+    if "postprocess" in model:
+        assert model.postprocess.max_detections == recipe.detections
+    else:
+        assert {h.detections_per_image for h in meta_model(name).aux_heads.values()} == {100}
     evaluator = cfg.dataloader.evaluator
     counted = recipe.detections if "lvis" in name else 100  # COCO's AP is that of 100 detections
     for part in [evaluator.boxes, evaluator.masks] if "boxes" in evaluator else [evaluator]:

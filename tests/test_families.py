@@ -21,6 +21,7 @@ FAMILIES = {
     "deformable": DEFORMABLE + "r50_12ep",
     "deformable-swin": DEFORMABLE + "swin_tiny_12ep",
     "mask": DEFORMABLE + "mask_r50_12ep",
+    "encoder": "encoder_heads/encoder_rcnn_r50_12ep",
     "conditional": "conditional_detr/co_conditional_detr_r50_c5_36ep",
     "dab": "dab_detr/co_dab_detr_r50_c5_36ep",
     "dino": DINO + "r50_5scale_12ep",

@@ -34,8 +34,12 @@ from torchvision.ops import roi_align
 
 from co_detr.arguments import parse_arguments, tool_config, user_path
 from co_detr.engine.build import without_pretrained
+from co_detr.modeling.aux_heads.base import AuxHead
+from co_detr.modeling.aux_heads.dense import DenseHead
+from co_detr.modeling.aux_heads.roi_pooler import PyramidPooler
 
 Size = tuple[int, int]
+BEFORE_HEADS = ("backbone.", "neck.", "encoder.", "pyramid.")
 TRAINING_ONLY = ("aux_heads", "pyramid", "query_sources")  # of the last, all but "matching"
 
 
@@ -58,23 +62,27 @@ class Analysis:
 
 
 def analyze(model: nn.Module, size: Size) -> Analysis:
-    """Count one inference of a `CoDETR` on an image of size (height, width).
+    """Count one inference of a `Detector` on an image of size (height, width).
 
     Boxes come from nowhere here, so parts that depend on their values are replaced: what selects
-    detections, by as many detections as it keeps at most; and the choice of a pyramid level to pool
-    them from, by the finest.
+    detections and proposals, by as many as it keeps at most; and the choice of a pyramid level to
+    pool them from, by the finest.
 
     Args:
         model: built on the meta device; its parts are replaced for good.
     """
     model.eval().requires_grad_(False)
-    model.postprocess = AnyDetections(model.postprocess.max_detections)
-    if model.instance_mask is not None:
-        pooler = model.instance_mask.pooler
-        model.instance_mask.pooler = FinestLevelPooler(pooler.output_size)
+    if model.eval_branch != "matching":
+        layers_alone(model.aux_heads[model.eval_branch])
+    else:
+        model.postprocess = AnyDetections(model.postprocess.max_detections)
+        if model.instance_mask is not None:
+            pool_finest(model.instance_mask)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.grid_sampler_2d: grid})
     seen = SeenOperators()
-    as_they_are = mock.patch("co_detr.modeling.detector.rescale", lambda found, inputs: found)
+    as_they_are = mock.patch(
+        "co_detr.modeling.base_detector.detector_postprocess", lambda found, *size: found
+    )
     with torch.no_grad(), as_they_are, seen, counter:
         model([{"image": torch.zeros(3, *size, device="meta")}])
 
@@ -93,7 +101,9 @@ def analyze(model: nn.Module, size: Size) -> Analysis:
         },
         multiply_adds={name: count for name, count in multiply_adds.items() if count},
         inference_parameters=sum(
-            p.numel() for name, p in model.named_parameters() if serves_inference(name)
+            p.numel()
+            for name, p in model.named_parameters()
+            if serves_inference(name, model.eval_branch)
         ),
         uncounted={
             str(op).removeprefix("aten."): values
@@ -112,8 +122,10 @@ def of_module(name: str, called: dict[str, int]) -> int:
     return sum(called[n] for n in outermost)
 
 
-def serves_inference(name: str) -> bool:
-    """Whether a parameter of that name takes part in inference."""
+def serves_inference(name: str, branch: str = "matching") -> bool:
+    """Whether a parameter of that name takes part in inference by a branch."""
+    if branch != "matching":
+        return name.startswith((*BEFORE_HEADS, f"aux_heads.{branch}."))
     matching = name.startswith("query_sources.matching.")
     further_groups = name.startswith("query_sources.matching.extra.")
     return not name.startswith(TRAINING_ONLY) or (matching and not further_groups)
@@ -141,6 +153,34 @@ class SeenOperators(TorchDispatchMode):
             count = first.numel() if isinstance(first, Tensor) else 0
             self.values[func._overloadpacket] += count
         return out
+
+
+def layers_alone(head: AuxHead) -> None:
+    """Make inference by a head run its layers, on as many boxes as it keeps, and select nothing."""
+
+    def inference(maps: list[Tensor], sizes: list[Size]) -> list[Instances]:
+        def boxes(count: int) -> list[Boxes]:
+            return [Boxes(maps[0].new_empty(count, 4)) for _ in sizes]
+
+        if isinstance(head, DenseHead):
+            head.predict(maps)
+            return []
+        head.rpn.predict(maps)
+        head.box_head(maps, boxes(head.rpn.post_nms_topk[1]))
+        if head.mask_head is not None:
+            found = boxes(head.detections_per_image)
+            head.mask_head(maps, found, torch.zeros_like(Boxes.cat(found).tensor[:, 0]).long())
+        return []
+
+    for part in head.modules():
+        if isinstance(getattr(part, "pooler", None), PyramidPooler):
+            pool_finest(part)
+    head.inference = inference
+
+
+def pool_finest(part: nn.Module) -> None:
+    """Replace the pooler of a part."""
+    part.pooler = FinestLevelPooler(part.pooler.output_size)
 
 
 class AnyDetections(nn.Module):

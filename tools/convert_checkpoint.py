@@ -51,6 +51,7 @@ from co_detr.checkpoint.transformers import tidy, transformers_table
 from co_detr.checkpoint.wrappers import under_names_of
 from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
+from co_detr.modeling.detector import CoDETR
 
 
 def summary(report: list[tuple[str, str | None]], source: dict[str, Tensor]) -> str:
@@ -112,6 +113,13 @@ def convert(args: argparse.Namespace, cfg: DictConfig) -> None:
     named = args.source_names or args.target_names
     by_name = args.change_classes or named
     any_shape = class_layer if by_name else lambda name: False
+    foreign = args.origin == "transformers" or is_official(source)
+    if foreign and not isinstance(model, CoDETR):
+        raise ValueError(
+            f"published weights are those of a CoDETR, and {args.config_file} is of a "
+            f"{type(model).__name__}: convert for the CoDETR that they belong to, and let the "
+            "result be the train.init_checkpoint"
+        )
     if args.origin == "transformers":
         source = tidy(checkpoint.tensors, model)
         table = transformers_table(model)

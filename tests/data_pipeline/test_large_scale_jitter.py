@@ -9,7 +9,7 @@ from PIL import Image
 
 from co_detr.data import DetectionMapper, large_scale_jitter
 from co_detr.data.large_scale_jitter import PAD_VALUE
-from co_detr.modeling.detector import CANVAS_GRAY
+from co_detr.modeling.base_detector import CANVAS_GRAY
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from detectors import MODELS, no_heads
 from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
-from golden import co_deformable_detr_config, co_dino_config, dense_head
+from golden import co_deformable_detr_config, co_dino_config, dense_head, keep_encoder_heads
 from torchvision.ops import nms
 
 from co_detr import model_zoo
@@ -17,7 +18,6 @@ from co_detr.modeling.aux_heads.fcos import FCOSHead
 from co_detr.modeling.aux_heads.gfl import GFLHead
 from co_detr.modeling.aux_heads.paa import PAAHead
 from co_detr.modeling.aux_heads.retinanet import RetinaNetHead
-from co_detr.modeling.queries.hybrid import HybridQueries
 
 SIDE = 64
 MOST = 6  # in a step with two auxiliary heads
@@ -105,17 +105,13 @@ def test_a_copy_waits_in_one_direction(source, target, expected):
 # ---------------------------------------------------------------- a training step
 
 
-def no_heads():
-    cfg = co_deformable_detr_config()
-    del cfg.aux_heads, cfg.pyramid, cfg.query_sources.customized
-    return cfg
+def encoder_heads(name):
+    def config():
+        cfg = co_deformable_detr_config()
+        keep_encoder_heads(cfg, name)
+        return cfg
 
-
-def hybrid():
-    cfg = no_heads()
-    cfg.query_sources.matching._target_ = HybridQueries
-    cfg.query_sources.matching.num_one_to_many = cfg.proposals.num_extra = 40
-    return cfg
+    return config
 
 
 def with_dense_head(head, **options):
@@ -180,7 +176,14 @@ def waits_of_a_step(config, inputs):
 
 @pytest.mark.parametrize(
     "config, most",
-    [(no_heads, 2), (hybrid, 2), (co_deformable_detr_config, MOST), (co_dino_config, MOST)],
+    [
+        (no_heads, 2),
+        (MODELS["hybrid-no-heads"], 2),
+        (encoder_heads("atss"), 1),
+        (encoder_heads("rcnn"), MOST - 2),  # neither matched nor customized queries
+        (co_deformable_detr_config, MOST),
+        (co_dino_config, MOST),
+    ],
 )
 def test_a_step_waits_as_often_whatever_the_batch_holds(config, most):
     batches = [[3], [5, 1], [3, 1, 6, 2, 0, 4, 1, 9], [0]]

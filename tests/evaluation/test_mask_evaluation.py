@@ -16,7 +16,7 @@ from PIL import Image
 
 from co_detr.data import DetectionMapper
 from co_detr.evaluation.mask_scoring import MaskScoringEvaluator
-from co_detr.modeling.detector import rescale
+from co_detr.modeling.base_detector import rescale
 
 SIZES = {1: (40, 60), 2: (60, 40), 3: (40, 64)}  # height, width
 # (image, category, box as XYWH): every object fills its box but for the upper right quarter

@@ -6,7 +6,7 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from golden import co_deformable_detr_config
 
-from co_detr.modeling.detector import pad_to_canvas, rescale
+from co_detr.modeling.base_detector import pad_to_canvas, rescale
 
 
 def test_images_are_padded_with_gray_at_the_right_and_below():

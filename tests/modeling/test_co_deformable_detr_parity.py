@@ -11,7 +11,7 @@ import torch
 from golden import batch, build, co_deformable_detr_config, settings, tensors
 
 from co_detr.modeling.assignment import GroundTruth
-from co_detr.modeling.detector import padding_mask
+from co_detr.modeling.base_detector import padding_mask
 from co_detr.modeling.queries import customized
 
 FOLDER = "co_deformable_detr_tiny"
@@ -207,9 +207,8 @@ def test_training_step_with_negatives_as_padding(monkeypatch):
 def test_groups_of_the_training_step(monkeypatch):
     model, data, _ = train(monkeypatch, "train_neg_pad")
     inputs = batch(FOLDER, data)
-    images, sizes = model.preprocess(inputs)
+    memory, sizes = model.encode(inputs)
     instances = [x["instances"] for x in inputs]
-    memory = model.encoder(model.neck(model.backbone(images)), padding_mask(images, sizes))
     truth = GroundTruth.from_instances(instances, sizes)
     aux = model.assist(memory, sizes, instances)
     groups = model.query_sources["customized"](memory, None, truth, aux)

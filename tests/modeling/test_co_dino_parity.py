@@ -12,7 +12,7 @@ from co_detr.checkpoint.official import official_table
 from co_detr.checkpoint.rename import rename
 from co_detr.modeling.assignment import GroundTruth, MatchingProblem
 from co_detr.modeling.aux_heads.truth import BACKGROUND, IGNORED, PaddedTruth
-from co_detr.modeling.detector import padding_mask
+from co_detr.modeling.base_detector import padding_mask
 from co_detr.modeling.queries import customized, denoising
 from co_detr.modeling.queries.group import QueryGroup, visibility
 from co_detr.ops.boxes import inverse_sigmoid
@@ -188,10 +188,7 @@ class Step:
         self.reference = settings(FOLDER, name)
         self.inputs = batch(FOLDER, self.data)
         instances = [x["instances"] for x in self.inputs]
-        images, self.sizes = self.model.preprocess(self.inputs)
-        self.memory = self.model.encoder(
-            self.model.neck(self.model.backbone(images)), padding_mask(images, self.sizes)
-        )
+        self.memory, self.sizes = self.model.encode(self.inputs)
         self.maps = self.model.pyramid(self.memory)
         self.truth = GroundTruth.from_instances(instances, self.sizes)
         self.proposals = self.model.proposals(self.memory)

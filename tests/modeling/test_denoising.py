@@ -10,7 +10,6 @@ from golden import batch, build, co_dino_config
 
 from co_detr.modeling.assignment import GroundTruth, HungarianMatcher
 from co_detr.modeling.criterion import SetCriterion
-from co_detr.modeling.detector import padding_mask
 from co_detr.modeling.losses import QualityFocalLoss, normalize
 from co_detr.modeling.queries import denoising
 from co_detr.modeling.queries.denoising import DenoisingNoise, DenoisingQueries, draw_noise
@@ -230,8 +229,7 @@ def decoding(model):
     """Memory of two images, and all groups of a training step on an object or two in each."""
     torch.manual_seed(1)
     with torch.no_grad():
-        images, sizes = model.preprocess(batch("co_dino_tiny"))
-        memory = model.encoder(model.neck(model.backbone(images)), padding_mask(images, sizes))
+        memory, sizes = model.encode(batch("co_dino_tiny"))
         instances = [objects(size, count) for size, count in zip(sizes, (1, 2))]
         ground_truth = GroundTruth.from_instances(instances, sizes)
         proposals, aux = model.proposals(memory), model.assist(memory, sizes, instances)

@@ -1,182 +1,27 @@
-"""The whole detector: ablation switches, K = 0, 1, 2, one-stage models, awkward batches."""
+"""The whole detector: ablation switches, K = 0, 1, 2, one-stage models, padding."""
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
+from detectors import (
+    ENCODER,
+    MODELS,
+    SCHEMES,
+    assert_healthy,
+    aux_losses,
+    build,
+    decoder_losses,
+    full,
+    make_input,
+    no_heads,
+    train_step,
+    usual_batch,
+)
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
-from golden import co_deformable_detr_config, co_dino_config, single_scale_config
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from co_detr.modeling.detector import padding_mask
-from co_detr.modeling.queries.hybrid import GroupedQueries, HybridQueries
-from co_detr.modeling.queries.learned import LearnedQueries
+from co_detr.modeling.base_detector import padding_mask
 
-DECODER = ("class", "box", "giou")
-AUX = {
-    "rcnn": ("loss_rpn_class", "loss_rpn_box", "loss_class", "loss_box"),
-    "atss": ("loss_class", "loss_box", "loss_centerness"),
-}
-
-
-def full():
-    return co_deformable_detr_config()
-
-
-def one_head(name, start=full):
-    def config():
-        cfg = start()
-        for other in set(AUX) - {name}:
-            del cfg.aux_heads[other]
-        return cfg
-
-    return config
-
-
-def no_heads(start=full):
-    cfg = start()
-    del cfg.aux_heads, cfg.pyramid, cfg.query_sources.customized
-    return cfg
-
-
-def one_stage(cfg):
-    """Learned queries, no refinement."""
-    del cfg.proposals
-    cfg.query_sources.matching = L(LearnedQueries)(
-        num_queries=30, embed_dim="${...neck.out_channels}"
-    )
-    cfg.decoder.two_stage = cfg.decoder.refine = cfg.decoder.look_forward_twice = False
-    return cfg
-
-
-def conditional():
-    return single_scale_config("conditional")
-
-
-def dab():
-    return single_scale_config("dab")
-
-
-def one_stage_refined():
-    cfg = one_stage(one_head("rcnn")())
-    cfg.decoder.refine = cfg.decoder.look_forward_twice = True
-    return cfg
-
-
-def hybrid(cfg):
-    cfg.query_sources.matching._target_ = HybridQueries
-    cfg.query_sources.matching.num_one_to_many = cfg.proposals.num_extra = 40
-    cfg.query_sources.matching.repeats = 3
-    return cfg
-
-
-def grouped(cfg):
-    one_stage(cfg).query_sources.matching._target_ = GroupedQueries
-    cfg.query_sources.matching.num_groups = 3
-    return cfg
-
-
-MODELS = {
-    "two-heads": full,
-    "rcnn": one_head("rcnn"),
-    "atss": one_head("atss"),
-    "no-heads": no_heads,
-    "one-stage": lambda: one_stage(no_heads()),
-    "one-stage-atss": lambda: one_stage(one_head("atss")()),
-    "one-stage-refined-rcnn": one_stage_refined,
-    "conditional": conditional,
-    "conditional-no-heads": lambda: no_heads(conditional),
-    "dab": dab,
-    "dab-atss": one_head("atss", dab),
-    "dab-no-heads": lambda: no_heads(dab),
-    "hybrid": lambda: hybrid(full()),
-    "hybrid-no-heads": lambda: hybrid(no_heads()),
-    "hybrid-dino": lambda: hybrid(no_heads(co_dino_config)),
-    "grouped": lambda: grouped(no_heads()),
-    "grouped-atss": lambda: grouped(one_head("atss")()),
-}
-SCHEMES = {  # groups beside those of the auxiliary heads
-    "hybrid": ["one_to_many"],
-    "hybrid-no-heads": ["one_to_many"],
-    "hybrid-dino": ["one_to_many", "denoising"],
-    "grouped": ["group_2", "group_3"],
-    "grouped-atss": ["group_2", "group_3"],
-}
-
-
-def build(cfg, seed=0, **switches):
-    for name, value in switches.items():
-        cfg[name] = value
-    torch.manual_seed(seed)
-    return instantiate(cfg)
-
-
-@pytest.fixture(autouse=True)
-def fixed_seed():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def make_input(height, width, boxes=None, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = {"image": torch.randint(0, 256, (3, height, width), generator=generator)}
-    if boxes is not None:
-        x["instances"] = Instances(
-            (height, width),
-            gt_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
-            gt_classes=torch.arange(len(boxes)) % 7,
-        )
-    return x
-
-
-def usual_batch():
-    return [
-        make_input(64, 96, [[8, 8, 40, 50], [30, 4, 90, 60]], seed=1),
-        make_input(80, 70, [[5, 20, 60, 70]], seed=2),
-    ]
-
-
-def train_step(model, batch, seed=0):
-    """Losses and their gradients, with the same random numbers every time."""
-    torch.manual_seed(seed)
-    losses = model.train()(batch)
-    model.zero_grad()
-    sum(losses.values()).backward()
-    return losses
-
-
-def without_gradient(model):
-    """Trainable parameters that a training step leaves without gradient."""
-    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-
-
-def assert_healthy(model, losses):
-    assert all(loss.isfinite() for loss in losses.values()), losses
-    # distributed training waits for the gradient of every parameter
-    assert without_gradient(model) == []
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is None or parameter.grad.isfinite().all(), name
-
-
-def decoder_losses(*groups, layers=2):
-    return {
-        f"{group}/loss_{kind}_{layer}"
-        for group in groups
-        for kind in DECODER
-        for layer in range(layers)
-    }
-
-
-def aux_losses(*heads):
-    return {f"{head}/{loss}" for head in heads for loss in AUX[head]}
-
-
-ENCODER = {f"encoder/loss_{kind}" for kind in DECODER}
+pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -233,8 +78,7 @@ def test_customized_queries_leave_the_matching_queries_alone(name):
 
 def test_learned_queries_are_the_same_for_all_images():
     model = build(MODELS["one-stage"]())
-    images, sizes = model.preprocess(usual_batch())
-    memory = model.encoder(model.neck(model.backbone(images)), padding_mask(images, sizes))
+    memory, _ = model.encode(usual_batch())
     (group,) = model.query_sources["matching"](memory)
     assert group.reference.shape == (2, 30, 2)
     for tensor in (group.content, group.position, group.reference):
@@ -327,73 +171,6 @@ def test_settings_that_do_not_fit_are_refused(make, changes, message):
     cfg = make()
     with pytest.raises(ValueError, match=message):
         build(cfg, **changes)
-
-
-# ---------------------------------------------------------------------------------------------
-# awkward batches
-
-BATCHES = {
-    "no-boxes": [(64, 96, []), (64, 96, [])],
-    "one-empty-image": [(64, 96, [[8, 8, 40, 50], [30, 4, 90, 60]]), (64, 96, [])],
-    "one-box": [(64, 96, [[8, 8, 40, 50]])],
-    "one-pixel": [(64, 96, [[50, 30, 51, 31]]), (64, 96, [[0, 0, 1, 1]])],
-    "whole-image": [(64, 96, [[0, 0, 96, 64]])],
-    "more-boxes-than-queries": [(64, 96, [[2 * i, i, 2 * i + 20, i + 20] for i in range(38)])],
-    "two-sizes": [(64, 96, [[8, 8, 40, 50]]), (40, 130, [[5, 5, 100, 30]])],
-    "tiny-image": [(9, 7, [[1, 1, 6, 6]])],
-    "twins": [(64, 96, [[8, 8, 40, 50]] * 3)],
-}
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("padding", ["negatives", "mask"])
-def test_awkward_batches_train(batch, padding):
-    cfg = full()
-    cfg.query_sources.customized.padding = padding
-    model = build(cfg)
-    inputs = [make_input(*sample, seed=i) for i, sample in enumerate(BATCHES[batch])]
-    losses = train_step(model, inputs)
-    assert_healthy(model, losses)
-    if batch == "no-boxes":
-        for name in losses:
-            if name.split("_")[-1] != "centerness" and ("box" in name or "giou" in name):
-                assert losses[name] == 0, name
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-def test_awkward_batches_train_co_dino_of_one_class(batch):
-    cfg = co_dino_config()
-    cfg.num_classes = 1
-    model = build(cfg)
-    inputs = [make_input(*sample, seed=i) for i, sample in enumerate(BATCHES[batch])]
-    for x in inputs:
-        x["instances"].gt_classes.zero_()
-    assert_healthy(model, train_step(model, inputs))
-    with torch.no_grad():
-        for found, x in zip(model.eval()(inputs), inputs):
-            assert found["instances"].image_size == x["image"].shape[-2:]
-            assert (found["instances"].pred_classes == 0).all()
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("make", [conditional, dab])
-def test_awkward_batches_train_single_scale_models(batch, make):
-    model = build(make())
-    inputs = [make_input(*sample, seed=i) for i, sample in enumerate(BATCHES[batch])]
-    assert_healthy(model, train_step(model, inputs))
-
-
-def test_losses_do_not_know_whether_an_empty_image_came_along():
-    """Background adds to the class losses only; boxes are learned as from the image alone."""
-    model = build(no_heads())
-    image = make_input(64, 96, [[8, 8, 40, 50], [30, 4, 90, 60]], seed=1)
-    alone = train_step(model, [image])
-    together = train_step(model, [image, make_input(64, 96, [], seed=2)])
-    for name in alone:
-        if "class" in name:
-            assert together[name] > alone[name]
-        else:
-            torch.testing.assert_close(together[name], alone[name], atol=1e-5, rtol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -494,98 +271,3 @@ def test_pixels_are_normalized_before_padding():
     assert sizes == [(2, 2), (3, 4)]
     assert images[0, :, 0, 0].tolist() == [2.0, 1.0, 1.0]
     assert images[0, :, 2:].abs().sum() == 0 and images[0, :, :, 2:].abs().sum() == 0
-
-
-# ---------------------------------------------------------------------------------------------
-# two processes
-
-
-def one_rank(rank, address, make, results):
-    """Rank 0 has an image with boxes, rank 1 one without."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    comm.create_local_process_group(2)
-    model = nn.parallel.DistributedDataParallel(build(make()), find_unused_parameters=False)
-    torch.manual_seed(rank)
-    losses = model.train()([two_images()[rank]])
-    sum(losses.values()).backward()
-    gradients = {n: p.grad.numpy() for n, p in model.module.named_parameters() if p.requires_grad}
-    results.put((rank, list(losses), gradients))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def two_images():
-    boxes = [[8, 8, 40, 50], [30, 4, 90, 60]]
-    return [make_input(64, 96, boxes, seed=1), make_input(64, 96, [], seed=2)]
-
-
-@pytest.mark.parametrize("name", ["two-heads", "no-heads"])
-def test_a_rank_without_boxes_trains_along(name, tmp_path):
-    make = MODELS[name]
-    context = mp.get_context("fork")
-    results = context.SimpleQueue()
-    address = f"file://{tmp_path / 'rendezvous'}"
-    ranks = [
-        context.Process(target=one_rank, args=(rank, address, make, results)) for rank in (0, 1)
-    ]
-    for process in ranks:
-        process.start()
-    (_, names, gradients), (_, other_names, other_gradients) = sorted(
-        (results.get() for _ in ranks), key=lambda result: result[0]
-    )
-    for process in ranks:
-        process.join(timeout=120)
-    assert [process.exitcode for process in ranks] == [0, 0]
-    assert names == other_names
-    for key, gradient in gradients.items():
-        torch.testing.assert_close(gradient, other_gradients[key], msg=key)
-    if name == "no-heads":  # nothing is random then: the same as one process with both images
-        model = build(make())
-        train_step(model, two_images())
-        for key, gradient in gradients.items():
-            expected = model.get_parameter(key).grad.numpy()
-            torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-3, msg=key)
-
-
-# ---------------------------------------------------------------------------------------------
-# reduced precision, and waiting for the device
-
-
-@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config, conditional, dab])
-def test_bfloat16_trains_alike(make):
-    model, batch = build(make()), usual_batch()
-    expected = sum(train_step(model, batch).values())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.manual_seed(0)
-        losses = model(batch)
-    model.zero_grad()
-    sum(losses.values()).backward()
-    assert_healthy(model, losses)
-    assert {loss.dtype for loss in losses.values()} == {torch.float32}
-    # other proposals may be chosen, but as good ones
-    torch.testing.assert_close(sum(losses.values()), expected, rtol=0.03, atol=0)
-
-
-@pytest.mark.parametrize("make", [co_deformable_detr_config, co_dino_config, conditional, dab])
-def test_the_decoder_copies_nothing_to_the_device(make, monkeypatch):
-    """A tensor made of Python numbers is a copy, for which the host waits, six times per step."""
-    model = build(make()).train()
-    tensors_made = []
-
-    class Noted(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if "lift_fresh" in str(func):
-                tensors_made.append(args[0].shape)
-            return func(*args, **(kwargs or {}))
-
-    original = model.decoder.forward
-
-    def noted(groups, memory):
-        with Noted():
-            return original(groups, memory)
-
-    monkeypatch.setattr(model.decoder, "forward", noted)
-    model(usual_batch())
-    # the sizes of the levels, once
-    assert len(tensors_made) <= 1

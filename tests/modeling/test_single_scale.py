@@ -10,7 +10,7 @@ from detectron2.config import instantiate
 from torch import nn
 
 from co_detr import model_zoo
-from co_detr.modeling.detector import padding_mask
+from co_detr.modeling.base_detector import padding_mask
 from co_detr.modeling.neck import ChannelMapper
 from co_detr.modeling.queries.learned import AnchorQueries, PointQueries
 from co_detr.modeling.transformer.attention import FeedForward

@@ -13,7 +13,7 @@ from torch import nn
 
 from co_detr.checkpoint.rename import rename
 from co_detr.checkpoint.transformers import convert_transformers, tidy, transformers_table
-from co_detr.modeling.detector import padding_mask
+from co_detr.modeling.base_detector import padding_mask
 
 CLOSE = dict(atol=1e-4, rtol=1e-4)
 

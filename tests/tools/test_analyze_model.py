@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import instantiate
-from golden import co_deformable_detr_config
+from golden import co_deformable_detr_config, keep_encoder_heads
 
 from co_detr import model_zoo
 
@@ -65,6 +65,33 @@ def test_parameters_and_those_that_inference_needs(counted):
     training = ("aux_heads", "pyramid", "query_sources.customized")
     left = counted.parameters[""] - sum(counted.parameters[part] for part in training)
     assert counted.inference_parameters == left
+
+
+CELLS = S + 1  # of the pyramid: one more level, of stride 128
+
+
+def alone(*heads, **options):
+    cfg = co_deformable_detr_config()
+    keep_encoder_heads(cfg, *heads)
+    cfg.update(options)
+    with torch.device("meta"):
+        return analyze_model.analyze(instantiate(cfg), (64, 96))
+
+
+def test_a_dense_head_alone_by_hand():
+    result = alone("atss")
+    towers_and_predictors = 9 * C * (2 * C + 7 + 4 + 1)
+    assert result.multiply_adds["aux_heads.atss"] == CELLS * towers_and_predictors
+    assert result.inference_parameters == result.parameters[""]
+
+
+def test_a_head_of_regions_alone_by_hand():
+    result = alone("rcnn", "atss", eval_branch="rcnn")
+    rpn = CELLS * (9 * C * C + C * 9 * (1 + 4))  # nine anchors a cell
+    box_head = 80 * (49 * C * 16 + 16 * 16 + 16 * (8 + 4 * 7))  # of 80 proposals
+    assert result.multiply_adds["aux_heads.rcnn"] == rpn + box_head
+    atss = result.parameters["aux_heads.atss"]
+    assert result.inference_parameters == result.parameters[""] - atss
 
 
 @pytest.mark.parametrize(

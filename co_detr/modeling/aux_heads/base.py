@@ -29,6 +29,11 @@ class AuxOutput:
     samples: list[Instances]
 
 
+def aux_loss_weight(*, lambda_2: float, num_layers: int) -> float:
+    """Weight of a head's losses: lambda_2 for each layer of the decoder (Co-DETR, equation 6)."""
+    return lambda_2 * num_layers
+
+
 class AuxHead(nn.Module):
     """A detection head on the encoder's pyramid that supervises it by one-to-many assignment.
 

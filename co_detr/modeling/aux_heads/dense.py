@@ -90,8 +90,7 @@ class DenseHead(AuxHead):
         delta_std: spread of the box deltas (dx, dy, dw, dh): predictions are in this unit.
         prior_probability: score of every class at the start (Lin et al., RetinaNet, Sec. 4.1).
         focal_alpha, focal_gamma: of the class loss.
-        loss_weight: factor of all losses. The released models use 12, decoder layers (6) times
-            lambda_2 (2).
+        loss_weight: factor of all losses, see `aux_loss_weight`.
         class_loss_weight, box_loss_weight, quality_loss_weight: of each loss, times `loss_weight`.
         score_threshold: detections need a higher class score.
         candidates_per_level: most (anchor, class) pairs of a level that are decoded.

@@ -132,8 +132,7 @@ class FasterRCNNHead(AuxHead):
         delta_std: spread of the deltas (dx, dy, dw, dh): predictions are in this unit.
         positive_iou: see above.
         samples_per_image, positive_fraction: RoIs drawn, and the largest share of positives.
-        loss_weight: factor of all losses, those of the RPN included. The released models use 12,
-            decoder layers (6) times lambda_2 (2).
+        loss_weight: factor of all losses, those of the RPN included, see `aux_loss_weight`.
         class_loss_weight, box_loss_weight, mask_loss_weight: of the RoI head's losses, times
             `loss_weight`.
         score_threshold: detections need a higher class score.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from timm.layers import (
     DropPath,
@@ -311,15 +310,6 @@ class EvaViT(Backbone):
                 x = block(x, rope)
         x = self.output_norm(x).permute(0, 3, 1, 2).contiguous()
         return {self._out_features[0]: x}
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of the map, by its name."""
-        return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
-            for name in self._out_features
-        }
 
     @property
     def size_divisibility(self) -> int:

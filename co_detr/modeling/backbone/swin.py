@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
 from timm.models.swin_transformer import PatchMerging, window_partition, window_reverse
@@ -364,15 +363,6 @@ class SwinTransformer(Backbone):
                 # The next stage goes on from the map without this norm.
                 maps[name] = self.output_norms[name](x).permute(0, 3, 1, 2).contiguous()
         return maps
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every map, by name."""
-        return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
-            for name in self._out_features
-        }
 
     def train(self, mode: bool = True) -> "SwinTransformer":
         """Switch modes, leaving frozen stages in evaluation mode."""

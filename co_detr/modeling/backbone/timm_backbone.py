@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from timm.layers import Format, freeze_batch_norm_2d
 from torch import Tensor, nn
@@ -125,15 +124,6 @@ class TimmBackbone(Backbone):
         if self._channels_last:
             maps = [x.permute(0, 3, 1, 2).contiguous() for x in maps]
         return dict(zip(self._out_features, maps))
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every map, by name."""
-        return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
-            for name in self._out_features
-        }
 
     @property
     def size_divisibility(self) -> int:

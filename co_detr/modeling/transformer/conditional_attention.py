@@ -127,6 +127,11 @@ class ConditionalDecoderLayer(nn.Module):
     """Self-attention within groups, conditional cross-attention, feed-forward; all post-norm.
 
     Args:
+        embed_dim: C.
+        num_heads: attention heads.
+        ffn_dim: width of the feed-forward network.
+        dropout: of attention weights, activations and the outputs of all blocks.
+        activation: of the feed-forward network.
         first: whether this is a decoder's first layer; see `mix_position` of the cross-attention.
     """
 

@@ -5,7 +5,6 @@ Letters: N images, Q queries (of all groups), C channels, L layers. Boxes are no
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +30,8 @@ class ConditionalDecoder(nn.Module):
         num_classes: columns of the class branch.
         embed_dim: C.
         num_layers: L.
-        num_heads: attention heads.
-        ffn_dim: width of the feed-forward networks.
-        dropout: of attention weights, activations and the outputs of all blocks.
-        activation: of the feed-forward networks.
         eps: clamp of the inverse sigmoid.
+        layer: the other options of `ConditionalDecoderLayer`.
     """
 
     def __init__(
@@ -44,24 +40,14 @@ class ConditionalDecoder(nn.Module):
         num_classes: int,
         embed_dim: int = 256,
         num_layers: int = 6,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
-        activation: Literal["relu", "prelu"] = "relu",
         eps: float = 1e-5,
+        **layer,
     ):
         super().__init__()
         self.embed_dim = embed_dim
         self.eps = eps
         self.layers = nn.ModuleList(
-            ConditionalDecoderLayer(
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-                activation=activation,
-                first=index == 0,
-            )
+            ConditionalDecoderLayer(embed_dim=embed_dim, first=index == 0, **layer)
             for index in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)

@@ -27,31 +27,21 @@ class DABDecoder(ConditionalDecoder):
     """Queries that are anchor boxes, corrected from layer to layer (DAB-DETR, section 4).
 
     Before each layer, a query's position is computed from its box, and the spatial part of the
-    attention is stretched to the box's width and height. Arguments as in `ConditionalDecoder`.
+    attention is stretched to the box's width and height.
+
+    Args:
+        conditional: the other options of `ConditionalDecoder`.
     """
 
     def __init__(
         self,
         *,
-        num_classes: int,
         embed_dim: int = 256,
-        num_layers: int = 6,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
         activation: Literal["relu", "prelu"] = "prelu",
         eps: float = 1e-3,
+        **conditional,
     ):
-        super().__init__(
-            num_classes=num_classes,
-            embed_dim=embed_dim,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            ffn_dim=ffn_dim,
-            dropout=dropout,
-            activation=activation,
-            eps=eps,
-        )
+        super().__init__(embed_dim=embed_dim, activation=activation, eps=eps, **conditional)
         self.position_mlp = with_xavier(mlp(2 * embed_dim, embed_dim, embed_dim))
         self.attended_size = with_xavier(mlp(embed_dim, embed_dim, 2))
 

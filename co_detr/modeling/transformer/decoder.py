@@ -33,7 +33,14 @@ class Predictions:
 
 
 class DeformableDecoderLayer(nn.Module):
-    """Self-attention within groups, deformable cross-attention, feed-forward; all post-norm."""
+    """Self-attention within groups, deformable cross-attention, feed-forward; all post-norm.
+
+    Args:
+        embed_dim: C.
+        num_heads, num_levels, num_points: of the cross-attention, see `DeformableAttention`; as
+            many heads for the self-attention.
+        ffn_dim: width of the feed-forward network.
+    """
 
     def __init__(
         self,
@@ -89,6 +96,7 @@ class DeformableDecoder(nn.Module):
             predictions read a normalized copy of each layer's output.
         eps: clamp of the inverse sigmoid; the released models use 1e-5 (Deformable), 1e-3 (DINO).
         two_stage: references start as boxes, so that the box branches start at no correction.
+        layer: the other options of `DeformableDecoderLayer`.
     """
 
     def __init__(
@@ -97,15 +105,13 @@ class DeformableDecoder(nn.Module):
         num_classes: int,
         embed_dim: int = 256,
         num_layers: int = 6,
-        num_heads: int = 8,
-        num_levels: int = 4,
         num_points: int = 4,
-        ffn_dim: int = 2048,
         refine: bool = True,
         look_forward_twice: bool = True,
         dino: bool = False,
         eps: float = 1e-5,
         two_stage: bool = True,
+        **layer,
     ):
         super().__init__()
         if look_forward_twice and not refine:
@@ -116,20 +122,14 @@ class DeformableDecoder(nn.Module):
         self.num_points = num_points
         self.embed_dim = embed_dim
         self.layers = nn.ModuleList(
-            DeformableDecoderLayer(
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                ffn_dim=ffn_dim,
-            )
+            DeformableDecoderLayer(embed_dim=embed_dim, num_points=num_points, **layer)
             for _ in range(num_layers)
         )
         branches = range(num_layers if refine else 1)
         self.class_branches = nn.ModuleList(class_branch(embed_dim, num_classes) for _ in branches)
         self.box_branches = nn.ModuleList(
-            box_branch(embed_dim, -2.0 if layer == 0 and not two_stage else 0.0)
-            for layer in branches
+            box_branch(embed_dim, -2.0 if index == 0 and not two_stage else 0.0)
+            for index in branches
         )
         self.position_mlp = self.norm = None
         if dino:

@@ -15,7 +15,15 @@ from .prediction import mlp, with_xavier
 
 
 class DenseEncoderLayer(nn.Module):
-    """Self-attention and a feed-forward network, normalized afterwards (DETR, section 3.2)."""
+    """Self-attention and a feed-forward network, normalized afterwards (DETR, section 3.2).
+
+    Args:
+        embed_dim: C.
+        num_heads: attention heads.
+        ffn_dim: width of the feed-forward network.
+        dropout: of attention weights, activations and the outputs of both blocks.
+        activation: of the feed-forward network.
+    """
 
     def __init__(
         self,
@@ -49,12 +57,9 @@ class DenseEncoder(nn.Module):
         position_encoding: maps padding (N, H, W) to (N, C, H, W).
         embed_dim: C.
         num_layers: encoder layers.
-        num_heads: attention heads.
-        ffn_dim: width of the feed-forward networks.
-        dropout: of attention weights, activations and the outputs of all blocks.
-        activation: of the feed-forward networks.
         scale_position: before each layer, the position encoding is multiplied by what a network
             makes of the tokens (DAB-DETR).
+        layer: the other options of `DenseEncoderLayer`.
     """
 
     def __init__(
@@ -63,23 +68,13 @@ class DenseEncoder(nn.Module):
         position_encoding: nn.Module,
         embed_dim: int = 256,
         num_layers: int = 6,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        dropout: float = 0.1,
-        activation: Literal["relu", "prelu"] = "relu",
         scale_position: bool = False,
+        **layer,
     ):
         super().__init__()
         self.position_encoding = position_encoding
         self.layers = nn.ModuleList(
-            DenseEncoderLayer(
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-                activation=activation,
-            )
-            for _ in range(num_layers)
+            DenseEncoderLayer(embed_dim=embed_dim, **layer) for _ in range(num_layers)
         )
         self.position_scale = None
         if scale_position:

@@ -61,7 +61,13 @@ def cell_centers(shape: tuple[int, int], device: torch.device) -> Tensor:
 
 
 class DeformableEncoderLayer(nn.Module):
-    """Deformable self-attention and a feed-forward network, normalized afterwards."""
+    """Deformable self-attention and a feed-forward network, normalized afterwards.
+
+    Args:
+        embed_dim: C.
+        num_heads, num_levels, num_points: see `DeformableAttention`.
+        ffn_dim: width of the feed-forward network.
+    """
 
     def __init__(
         self,
@@ -97,6 +103,7 @@ class DeformableEncoder(nn.Module):
         num_layers: encoder layers.
         num_checkpointed: so many of the first layers recompute their activations in the backward
             pass instead of keeping them.
+        layer: the other options of `DeformableEncoderLayer`.
     """
 
     def __init__(
@@ -105,23 +112,15 @@ class DeformableEncoder(nn.Module):
         position_encoding: nn.Module,
         embed_dim: int = 256,
         num_layers: int = 6,
-        num_heads: int = 8,
         num_levels: int = 4,
-        num_points: int = 4,
-        ffn_dim: int = 2048,
         num_checkpointed: int = 0,
+        **layer,
     ):
         super().__init__()
         self.position_encoding = position_encoding
         self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
         self.layers = nn.ModuleList(
-            DeformableEncoderLayer(
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                ffn_dim=ffn_dim,
-            )
+            DeformableEncoderLayer(embed_dim=embed_dim, num_levels=num_levels, **layer)
             for _ in range(num_layers)
         )
         self.num_checkpointed = num_checkpointed

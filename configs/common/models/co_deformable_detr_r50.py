@@ -6,6 +6,7 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 
 from co_detr.modeling.assignment import HungarianMatcher
 from co_detr.modeling.aux_heads.atss import ATSSHead
+from co_detr.modeling.aux_heads.base import aux_loss_weight
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
 from co_detr.modeling.aux_heads.rpn import RPN
 from co_detr.modeling.criterion import SetCriterion
@@ -22,8 +23,15 @@ from co_detr.modeling.transformer.position_encoding import SinePositionEncoding
 from co_detr.modeling.transformer.proposals import TwoStageProposals
 from co_detr.modeling.transformer.pyramid import EncoderPyramid
 
+AUX_LOSS_WEIGHT = L(aux_loss_weight)(
+    lambda_2="${....lambda_2}", num_layers="${....decoder.num_layers}"
+)
+
 model = L(CoDETR)(
-    num_classes=80,  # the one place: every part below points here
+    # the one place for each: the parts below point here
+    num_classes=80,
+    lambda_1=1.0,
+    lambda_2=2.0,
     backbone=L(ResNet)(
         stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
         stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=False, norm="FrozenBN"),
@@ -65,14 +73,14 @@ model = L(CoDETR)(
                 strides=[8, 16, 32, 64],
                 finest_scale=112,
             ),
-            loss_weight=12.0,  # decoder layers (6) x lambda_2 (2)
+            loss_weight=AUX_LOSS_WEIGHT,
         ),
         atss=L(ATSSHead)(
             in_channels="${...neck.out_channels}",
             num_classes="${...num_classes}",
             strides=[8, 16, 32, 64, 128],
             anchor_scale=8.0,
-            loss_weight=12.0,
+            loss_weight=AUX_LOSS_WEIGHT,
         ),
     ),
     query_sources=L(named_parts)(
@@ -81,6 +89,7 @@ model = L(CoDETR)(
             num_classes="${...num_classes}",
             embed_dim="${...neck.out_channels}",
             max_queries=300,
+            weight="${...lambda_1}",
         ),
     ),
     decoder=L(DeformableDecoder)(

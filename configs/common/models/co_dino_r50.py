@@ -6,6 +6,7 @@ from detectron2.modeling.backbone import BasicStem, ResNet
 
 from co_detr.modeling.assignment import HungarianMatcher
 from co_detr.modeling.aux_heads.atss import ATSSHead
+from co_detr.modeling.aux_heads.base import aux_loss_weight
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
 from co_detr.modeling.aux_heads.rpn import RPN
 from co_detr.modeling.criterion import SetCriterion
@@ -24,8 +25,15 @@ from co_detr.modeling.transformer.proposals import TwoStageProposals
 from co_detr.modeling.transformer.pyramid import EncoderPyramid
 from co_detr.ops.soft_nms import SoftNMS
 
+AUX_LOSS_WEIGHT = L(aux_loss_weight)(
+    lambda_2="${....lambda_2}", num_layers="${....decoder.num_layers}"
+)
+
 model = L(CoDETR)(
-    num_classes=80,  # the one place: every part below points here
+    # the one place for each: the parts below point here
+    num_classes=80,
+    lambda_1=1.0,
+    lambda_2=2.0,
     backbone=L(ResNet)(
         stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
         stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=False, norm="FrozenBN"),
@@ -70,7 +78,7 @@ model = L(CoDETR)(
                 strides=[4, 8, 16, 32, 64],
                 finest_scale=56,
             ),
-            loss_weight=12.0,  # decoder layers (6) x lambda_2 (2)
+            loss_weight=AUX_LOSS_WEIGHT,
             sample_features=False,
         ),
         atss=L(ATSSHead)(
@@ -78,7 +86,7 @@ model = L(CoDETR)(
             num_classes="${...num_classes}",
             strides=[4, 8, 16, 32, 64, 128],
             anchor_scale=8.0,
-            loss_weight=12.0,
+            loss_weight=AUX_LOSS_WEIGHT,
             sample_features=False,
         ),
     ),
@@ -98,6 +106,7 @@ model = L(CoDETR)(
             num_classes="${...num_classes}",
             embed_dim="${...neck.out_channels}",
             max_queries=300,
+            weight="${...lambda_1}",
             use_features=False,
             fixed_position=False,
         ),

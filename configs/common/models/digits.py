@@ -18,7 +18,6 @@ def shrink(model):
     model.postprocess.max_detections = 40
 
     rcnn, atss = model.aux_heads.rcnn, model.aux_heads.atss
-    rcnn.loss_weight = atss.loss_weight = 4.0  # decoder layers (2) x lambda_2 (2)
     rcnn.rpn.strides = atss.strides = [8, 16, 32, 64]
     rcnn.rpn.anchor_scale = 2.0
     rcnn.rpn.pre_nms_topk = (150, 150)

@@ -1,0 +1,170 @@
+"""What detectors have in common: images to the encoder's memory, its heads, detections to images.
+
+Letters: N images. See the package docstring for box frames and labels.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from detectron2.modeling import detector_postprocess
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .aux_heads.base import AuxHead, AuxOutput
+from .input_checks import check_images
+from .losses import LossTerm
+from .transformer.encoder import EncoderMemory
+from .whole_batch import all_inputs
+
+CANVAS_GRAY = 114.0  # of 0..255, what large-scale jittering pads with
+
+
+class Detector(nn.Module):
+    """A backbone and an encoder, and heads that read the encoder's memory as a pyramid.
+
+    Args:
+        backbone: images to a dict of maps.
+        neck: that dict to a list of maps of equal channels, fine to coarse.
+        encoder: maps and padding to `EncoderMemory`.
+        num_classes: for reference and for configs to point at.
+        pyramid: memory to the maps that auxiliary heads read; may be None without such heads.
+        aux_heads: auxiliary heads by name, as many as one likes; a head may be there several times
+            under names of its own.
+        pixel_mean, pixel_std: per channel, in the range of the input images.
+        image_format: "RGB" or "BGR", the order in which images arrive.
+        mask_padding: False treats padding as image, as models trained with large-scale jittering.
+        canvas: side of the square, in pixels, that images are padded to for such models, with the
+            gray of their training; None pads to the largest image of the batch.
+    """
+
+    normalizes_over_batch = True  # see whole_batch.py
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        encoder: nn.Module,
+        num_classes: int,
+        pyramid: nn.Module | None = None,
+        aux_heads: Mapping[str, AuxHead] | None = None,
+        pixel_mean: tuple[float, ...] = (123.675, 116.28, 103.53),
+        pixel_std: tuple[float, ...] = (58.395, 57.12, 57.375),
+        image_format: str = "RGB",
+        mask_padding: bool = True,
+        canvas: int | None = None,
+    ):
+        super().__init__()
+        if aux_heads and pyramid is None:
+            raise ValueError("auxiliary heads read a pyramid: pass pyramid=EncoderPyramid(...)")
+        if canvas is not None and mask_padding:
+            raise ValueError(f"canvas={canvas} is for models with mask_padding=False")
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.pyramid = pyramid if aux_heads else None
+        self.aux_heads = nn.ModuleDict(aux_heads or {})
+        self.num_classes = num_classes
+        self.image_format = image_format
+        self.mask_padding = mask_padding
+        self.canvas = canvas
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def encode(self, batched_inputs: list[dict]) -> tuple[EncoderMemory, list[tuple[int, int]]]:
+        """Apply backbone, neck and encoder: their memory, and each image's valid (height, width).
+
+        Args, Raises: as `preprocess`.
+        """
+        images, sizes = self.preprocess(batched_inputs)
+        return self.encoder(self.neck(self.backbone(images)), padding_mask(images, sizes)), sizes
+
+    def preprocess(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Normalize and pad to one batch: (N, 3, H, W) and each image's valid (height, width).
+
+        Raises:
+            TypeError, ValueError: an image is not of the kind, shape or range it has to be.
+        """
+        check_images(batched_inputs, values=not (self.training or torch.jit.is_tracing()))
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        if self.canvas is not None:
+            images = [pad_to_canvas(image, self.canvas) for image in images]
+        # in float32 whatever the model is in: half precision cannot tell apart the darkest grays
+        images = [(image.float() - self.pixel_mean) / self.pixel_std for image in images]
+        images = [image.to(self.pixel_mean.dtype) for image in images]
+        divisor = self.backbone.size_divisibility
+        batch = ImageList.from_tensors(images, divisor)
+        padded = pad_as(batch.tensor, input_sizes(all_inputs(batched_inputs)), divisor)
+        sizes = batch.image_sizes
+        if not self.mask_padding:
+            # In the release the anchors of auxiliary heads stay within each image's own size. That
+            # makes no difference to its models of this kind: their images fill one canvas. Where
+            # sizes are mixed without a canvas, padding is image for anchors, too: background.
+            sizes = [tuple(padded.shape[-2:])] * len(sizes)
+        return padded, sizes
+
+    def assist(
+        self, memory: EncoderMemory, sizes: list[tuple[int, int]], instances: list[Instances]
+    ) -> dict[str, AuxOutput]:
+        """Let every auxiliary head assign labels to its candidates."""
+        maps = self.pyramid(memory)
+        return {name: head(maps, sizes, instances) for name, head in self.aux_heads.items()}
+
+    def instances_of(self, batched_inputs: list[dict]) -> list[Instances]:
+        """The annotations of training examples, on the model's device."""
+        return [x["instances"].to(self.device) for x in batched_inputs]
+
+
+def aux_terms(aux: Mapping[str, AuxOutput]) -> dict[str, LossTerm]:
+    """The auxiliary heads' losses as "<head>/<loss>"."""
+    return {
+        f"{name}/{loss}": term for name, out in aux.items() for loss, term in out.losses.items()
+    }
+
+
+def input_sizes(batched_inputs: list[dict]) -> list[tuple[int, int]]:
+    """(height, width) of every image as it came in."""
+    return [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+
+
+def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """(N, H, W) bool, True outside each image's valid (height, width)."""
+    mask = torch.ones(images.shape[0], *images.shape[-2:], dtype=torch.bool, device=images.device)
+    for image, (height, width) in zip(mask, sizes):
+        image[:height, :width] = False
+    return mask
+
+
+def pad_as(images: Tensor, sizes: list[tuple[int, int]], divisor: int) -> Tensor:
+    """Pad (N, C, H, W) further, to what images of `sizes` (height, width) have in common."""
+    divisor = max(divisor, 1)
+    wanted = (-(-max(lengths) // divisor) * divisor for lengths in zip(*sizes))
+    below, right = (max(w - have, 0) for w, have in zip(wanted, images.shape[-2:]))
+    return functional.pad(images, (0, right, 0, below)) if below or right else images
+
+
+def pad_to_canvas(image: Tensor, side: int) -> Tensor:
+    """Pad an image (3, h, w) of 0..255 at the right and below, to (3, side, side)."""
+    height, width = image.shape[-2:]
+    if max(height, width) > side:
+        raise ValueError(
+            f"an image of {height}x{width} pixels does not fit the model's canvas of {side}: "
+            f"resize it with ResizeShortestEdge({side}, {side}), or set model.canvas"
+        )
+    return functional.pad(image, (0, side - width, 0, side - height), value=CANVAS_GRAY)
+
+
+def rescale(detections: list[Instances], batched_inputs: list[dict]) -> list[dict]:
+    """Bring detections to the output size each input asks for, by default its own."""
+    results = []
+    # own sizes: where padding counts as image, the detections know the padded ones only
+    for found, x, input_size in zip(detections, batched_inputs, input_sizes(batched_inputs)):
+        found = Instances(input_size, **found.get_fields())
+        height, width = x.get("height", input_size[0]), x.get("width", input_size[1])
+        results.append({"instances": detector_postprocess(found, height, width)})
+    return results

@@ -1,0 +1,13 @@
+"""ATSS on the encoder of the digits model, no decoder."""
+
+from ..co_deformable_detr.co_deformable_detr_digits import (
+    dataloader,
+    lr_multiplier,
+    model,
+    optimizer,
+    train,
+)
+from ..common.models.encoder_heads import keep_encoder_heads
+
+keep_encoder_heads(model, "atss")
+train.output_dir = "output/encoder_atss_digits"
