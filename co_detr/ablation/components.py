@@ -1,29 +1,29 @@
 """Tables 9 to 13 of the paper: what the method is made of, its schedule, branches and weights."""
 
-from .rows import BY_K, PLAIN, PLUS, row
+from .rows import BY_K, MINIATURE_NOTE, PLAIN, PLUS, miniature, row
 from .tables import DIGITS_ITERATIONS, Evaluation, Model, Section, Table
 
 WITHOUT_QUERIES = ("model.customized_queries=False",)
 WITHOUT_LOSSES = ("model.aux_losses=False",)
 
 
-def _components(epochs: int, published, digits: str | None) -> Section:
+def _components(epochs: int, published, *, digits: bool) -> Section:
     """Losses and customized queries of one head, each with and without."""
     return Section(
-        f"Deformable-DETR, {epochs} epochs",
+        "Deformable-DETR",
         tuple(
             row(
                 *(losses, queries, epochs),
                 published=figures,
-                coco=Model(f"{PLAIN}_r50_{epochs}ep{ending}", overrides),
-                digits=digits and Model(f"{digits}{ending}", overrides),
+                coco=Model(f"{PLAIN}_r50_{epochs}ep" + (f"_{head}" if head else ""), overrides),
+                digits=Model(miniature(head), overrides) if digits else None,
             )
-            for (losses, queries, ending, overrides), figures in zip(
+            for (losses, queries, head, overrides), figures in zip(
                 (
-                    ("no", "no", "", ()),
-                    ("yes", "no", "_atss", WITHOUT_QUERIES),
-                    ("no", "yes", "_atss", WITHOUT_LOSSES),
-                    ("yes", "yes", "_atss", ()),
+                    ("no", "no", None, ()),
+                    ("yes", "no", "atss", WITHOUT_QUERIES),
+                    ("no", "yes", "atss", WITHOUT_LOSSES),
+                    ("yes", "yes", "atss", ()),
                 ),
                 published,
             )
@@ -40,14 +40,15 @@ COMPONENTS = Table(
         _components(
             12,
             ((37.1, 55.5, 40.0), (41.6, 59.8, 45.6), (40.5, 58.8, 44.4), (42.3, 60.5, 46.1)),
-            f"{PLAIN}_digits",
+            digits=True,
         ),
         _components(
             36,
             ((43.3, 62.3, 47.1), (46.2, 64.7, 50.9), (45.3, 63.5, 49.8), (46.8, 65.1, 51.5)),
-            None,
+            digits=False,
         ),
     ),
+    notes=(MINIATURE_NOTE,),
 )
 
 COCO_ITERATIONS = 7393  # of an epoch, at 16 images
@@ -65,7 +66,7 @@ LONGER_SCHEDULES = Table(
                     *("Deformable-DETR", 1, 36),
                     published=(46.8, 288),
                     coco=f"{PLAIN}_r50_36ep_atss",
-                    digits=f"{PLAIN}_digits_atss",
+                    digits=miniature("atss"),
                 ),
                 *(
                     row(
@@ -75,7 +76,7 @@ LONGER_SCHEDULES = Table(
                             f"{PLAIN}_r50_36ep", (f"train.max_iter={epochs * COCO_ITERATIONS}",)
                         ),
                         digits=Model(
-                            f"{PLAIN}_digits",
+                            miniature(None),
                             (f"train.max_iter={round(DIGITS_ITERATIONS * epochs / 36)}",),
                         ),
                     )
@@ -92,6 +93,7 @@ LONGER_SCHEDULES = Table(
         "The whole schedule of learning rates stretches with the number of iterations (warm-up, "
         "and the drop after 5/6 of them on COCO, the cosine on digits); the periods of evaluation "
         "stay.",
+        MINIATURE_NOTE,
     ),
 )
 
@@ -108,7 +110,7 @@ def _of_head(head: str, *, nms: bool) -> Evaluation:
 
 
 def _branch(branch, nms, by_k) -> Section:
-    """A branch for some K: {K: (published, config ending or name of the encoder's, evaluation)}."""
+    """A branch for some K: {K: (published, config for COCO, config for digits, evaluation)}."""
     return Section(
         f"{branch}, {'NMS' if nms != 'no' else 'no NMS'}",
         tuple(
@@ -137,11 +139,12 @@ def _decoder_branch(nms: str, published, evaluation: Evaluation | None) -> Secti
 def _head_branch(title: str, head: str, *, nms: bool, published: dict) -> Section:
     """A head on the encoder: alone (K = 0), and in models that have it as an auxiliary head."""
     evaluation = _of_head(head, nms=nms)
-    alone = f"co_deformable_detr/encoder_{head}"
+    alone = f"encoder_heads/encoder_{head}"
     by_k = {}
     for K, figure in published.items():
-        if K == 0:
-            by_k[K] = (figure, f"{alone}_r50_12ep", f"{alone}_digits", evaluation)
+        if K == 0:  # that training evaluates the head itself
+            own = None if nms else evaluation
+            by_k[K] = (figure, f"{alone}_r50_12ep", f"{alone}_digits", own)
         else:
             ending = BY_K[K]
             by_k[K] = (figure, f"{PLUS}_r50_12ep{ending}", f"{PLUS}_digits{ending}", evaluation)
@@ -181,7 +184,7 @@ STACKED_CONVS = Table(
                     number,
                     published=published,
                     coco=Model(f"{PLAIN}_r50_12ep_atss", overrides),
-                    digits=Model(f"{PLAIN}_digits_atss", overrides),
+                    digits=Model(miniature("atss"), overrides),
                 )
                 for number, published in enumerate((41.8, 42.3, 41.9, 42.1, 42.3, 42.0))
                 # one is what the head has anyway
@@ -192,17 +195,14 @@ STACKED_CONVS = Table(
             base=1,
         ),
     ),
+    notes=(MINIATURE_NOTE,),
 )
 
 
-def _weights(lambda_1: float, lambda_2: float, layers: int) -> tuple[str, ...]:
+def _weights(lambda_1: float, lambda_2: float) -> tuple[str, ...]:
     """Overrides for the loss weights of equation 5; none for the defaults, 1 and 2."""
-    overrides = ()
-    if lambda_1 != 1.0:
-        overrides += (f"model.query_sources.customized.weight={lambda_1}",)
-    if lambda_2 != 2.0:  # the released weight of a head is summed over the decoder's layers
-        overrides += (f"model.aux_heads.atss.loss_weight={layers * lambda_2}",)
-    return overrides
+    weights = (("lambda_1", lambda_1, 1.0), ("lambda_2", lambda_2, 2.0))
+    return tuple(f"model.{name}={value}" for name, value, usual in weights if value != usual)
 
 
 LOSS_WEIGHTS = Table(
@@ -218,8 +218,8 @@ LOSS_WEIGHTS = Table(
                 row(
                     *(lambda_1, lambda_2, 36),
                     published=published,
-                    coco=Model(f"{PLAIN}_r50_36ep_atss", _weights(lambda_1, lambda_2, layers=6)),
-                    digits=Model(f"{PLAIN}_digits_atss", _weights(lambda_1, lambda_2, layers=2)),
+                    coco=Model(f"{PLAIN}_r50_36ep_atss", _weights(lambda_1, lambda_2)),
+                    digits=Model(miniature("atss"), _weights(lambda_1, lambda_2)),
                 )
                 for lambda_1, lambda_2, published in (
                     (0.25, 2.0, (46.2, 28.3, 49.7, 60.4)),
@@ -234,4 +234,5 @@ LOSS_WEIGHTS = Table(
             base=2,
         ),
     ),
+    notes=(MINIATURE_NOTE,),
 )

@@ -8,6 +8,14 @@ from .components import BRANCHES, COMPONENTS, LONGER_SCHEDULES, LOSS_WEIGHTS, ST
 from .systems import EACH_HEAD, NUMBER_OF_HEADS, PLAIN_BASELINES, STRONG_BASELINES
 from .tables import DIGITS_ITERATIONS, DataSet
 
+# On digits a single scale takes longer to learn, as on COCO.
+SINGLE_SCALE = (
+    "train.max_iter=1200",
+    "train.eval_period=400",
+    "train.checkpointer.period=200",
+    "dataloader.train.total_batch_size=4",
+)
+
 DATA_SETS = {
     "coco": DataSet("coco", overrides=(), schedules={}, epochs=True),
     "digits": DataSet(
@@ -21,11 +29,7 @@ DATA_SETS = {
             "dataloader.train.num_workers=1",
             "dataloader.test.num_workers=1",
         ),
-        # of a single scale, which takes longer to learn, as in the paper
-        schedules={
-            "conditional_detr/": ("train.max_iter=900", "train.eval_period=300"),
-            "dab_detr/": ("train.max_iter=900", "train.eval_period=300"),
-        },
+        schedules={"conditional_detr/": SINGLE_SCALE, "dab_detr/": SINGLE_SCALE},
         epochs=False,
     ),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .report import Line, label_cells
+from .report import Line, label_cells, labels_of
 from .tables import DataSet, Section, Table
 
 COLUMNS = 3  # of axes
@@ -53,12 +53,12 @@ def plot(
     for ax, (section, lines) in zip(axes, drawn):
         # only the labels that tell the curves apart
         cells = [label_cells(table, dataset, line) for line in lines]
-        telling = [len({str(c) for c in column}) > 1 for column in zip(*cells)]
+        telling = [len(set(column)) > 1 for column in zip(*cells)]
         for line, labels in zip(lines, cells):
             iterations, mean, lowest, highest = curve_of(line)
             name = ", ".join(
-                f"{title} {label}" if not isinstance(label, str) else label
-                for title, label, tells in zip(table.labels, labels, telling)
+                str(label) if isinstance(label, str) else f"{title} = {label}"
+                for title, label, tells in zip(labels_of(table, dataset), labels, telling)
                 if tells
             )
             (drawing,) = ax.plot(iterations, mean, marker=".", label=name or section.title)

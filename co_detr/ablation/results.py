@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from .runs import Run, read_rows
 from .tables import Evaluation
 
@@ -21,13 +23,14 @@ class Estimate(NamedTuple):
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean and standard error, the sample's standard deviation over sqrt(n), of independent values.
 
-    One value has no standard error; of none nothing is known.
+    One value has no standard error; of none, and where one is nan, nothing is known.
     """
     if not values:
         return Estimate(math.nan, math.nan)
     if len(values) == 1:
         return Estimate(values[0], math.nan)
-    return Estimate(statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values)))
+    # of numpy, for which nan is a number like any other
+    return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values)))
 
 
 def difference(value: Estimate, base: Estimate) -> Estimate:

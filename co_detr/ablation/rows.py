@@ -7,6 +7,19 @@ PLUS = "co_deformable_detr/co_deformable_detr"
 PLAIN = "co_deformable_detr/deformable_detr"
 
 
+MINIATURE_NOTE = (
+    "On digits the rows are of Deformable-DETR++: in so few iterations Deformable-DETR learns too "
+    "little to tell heads apart."
+)
+
+
+def miniature(head: str | None) -> str:
+    """The config on digits for the ablations of Deformable-DETR: with one head, or without any."""
+    if head is None:
+        return f"{PLUS}_digits_k0"
+    return f"{PLUS}_digits_k1" if head == "atss" else f"{PLUS}_digits_{head}"
+
+
 def row(*labels, published=(None,), coco: str | Model | None = None, digits=None) -> Row:
     """A row; a model without changes may be given by its config's name, one figure by itself."""
     models = {"coco": coco, "digits": digits}
@@ -24,7 +37,7 @@ def row(*labels, published=(None,), coco: str | Model | None = None, digits=None
 def by_heads(method, epochs, published, coco, digits=None, endings=BY_K) -> Section:
     """K = 0, 1, 2 of a method; the names of the configs differ in their `endings`."""
     return Section(
-        f"{method}, {epochs} epochs",
+        method,
         tuple(
             row(
                 method,

@@ -97,6 +97,8 @@ class Runner:
         worked = sum(done[run] - self._before[run] for run in done)
         seconds = remaining_seconds(left, worked, time.monotonic() - self._began)
         eta = "unknown" if seconds is None else datetime.timedelta(seconds=round(seconds))
+        if not left and len(over) < len(self._runs):
+            eta = "soon, evaluations are left"
         parts = [f"{len(self._finished)} of {len(self._runs)} runs complete"]
         running = [job for job in self._slots if job is not None and job.run not in over]
         parts.append(f"{len(running)} running")

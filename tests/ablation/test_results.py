@@ -19,6 +19,7 @@ def test_one_value_has_no_standard_error_and_none_no_mean():
     mean, error = estimate([3.0])
     assert mean == 3.0 and math.isnan(error)
     assert all(map(math.isnan, estimate([])))
+    assert all(map(math.isnan, estimate([1.0, math.nan, 2.0])))  # COCO's AP of no object
 
 
 def test_errors_of_a_difference_add_up_as_squares():
