@@ -9,7 +9,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from co_detr.modeling.assignment import GroundTruth, MatchingProblem
-from co_detr.modeling.detector import CoDETR, padding_mask
+from co_detr.modeling.detector import CoDETR
 from co_detr.modeling.queries.group import QueryGroup
 from co_detr.modeling.transformer.decoder import Predictions
 from co_detr.modeling.transformer.encoder import EncoderMemory
@@ -19,8 +19,7 @@ Size = tuple[int, int]
 
 def encode(model: CoDETR, examples: Sequence[dict]) -> tuple[EncoderMemory, list[Size]]:
     """The encoder's output for a batch, and what counts as each image's (height, width)."""
-    images, sizes = model.preprocess(list(examples))
-    return model.encoder(model.neck(model.backbone(images)), padding_mask(images, sizes)), sizes
+    return model.encode(list(examples))
 
 
 def has_decoder(model: CoDETR) -> bool:
@@ -62,7 +61,7 @@ def assigned_samples(
 
 def objects_of(model: CoDETR, examples: Sequence[dict]) -> list[Instances]:
     """The objects of a batch of `examples.annotated_loader`, on the device of the model."""
-    return [example["instances"].to(model.device) for example in examples]
+    return model.instances_of(list(examples))
 
 
 def levels_of(tokens: Tensor, spatial_shapes: Sequence[Size]) -> list[Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from co_detr.modeling.assignment import GroundTruth
-from co_detr.modeling.detector import CoDETR, input_sizes
+from co_detr.modeling.base_detector import input_sizes
+from co_detr.modeling.detector import CoDETR
 from co_detr.modeling.transformer.encoder import EncoderMemory
 
 from .attention import attention_to_tokens, recorded_cross_attention

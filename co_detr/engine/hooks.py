@@ -139,6 +139,14 @@ class BestCheckpointer(HookBase):
         )
 
 
+class PeakMemory(HookBase):
+    """Logs the most memory so far that this process has allocated on its GPU, in MiB."""
+
+    def after_step(self) -> None:
+        peak = torch.cuda.max_memory_allocated() / 2**20
+        self.trainer.storage.put_scalar("max_memory", peak, smoothing_hint=False)
+
+
 def forget_metrics_from(path: str, start_iter: int) -> None:
     """Remove from a metrics.json what a resumed run is about to log again.
 

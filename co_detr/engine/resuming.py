@@ -48,7 +48,7 @@ def _obstacle(folder: str, resume: bool) -> OSError | None:
         return NotADirectoryError(
             f"train.output_dir={folder}: {existing} is a file, no folder: choose another"
         )
-    found = [] if resume else sorted(_traces_of_run(folder))
+    found = [] if resume else sorted(traces_of_run(folder))
     if not found:
         return None
     return FileExistsError(
@@ -57,7 +57,8 @@ def _obstacle(folder: str, resume: bool) -> OSError | None:
     )
 
 
-def _traces_of_run(folder: str) -> Iterator[str]:
+def traces_of_run(folder: str) -> Iterator[str]:
+    """The files of a folder that a run left there: checkpoints and logged iterations."""
     if not os.path.isdir(folder):
         return
     for entry in os.scandir(folder):

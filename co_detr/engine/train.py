@@ -8,6 +8,7 @@ train            see configs/common/train.py
 """
 
 import argparse
+import json
 import logging
 import os
 import secrets
@@ -18,6 +19,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.engine import HookBase, default_setup, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
@@ -39,7 +41,13 @@ from .checkpoint import WholeFileCheckpointer
 from .early_stop import EarlyStop, has_stopped, patience_of
 from .files import naming_full_disk, whole_file
 from .freezing import KeepFrozen, freeze
-from .hooks import BestCheckpointer, PeriodicCheckpointer, forget_metrics_from, or_never
+from .hooks import (
+    BestCheckpointer,
+    PeakMemory,
+    PeriodicCheckpointer,
+    forget_metrics_from,
+    or_never,
+)
 from .interruption import StopOnSignal, UnlessAsked, UntilAsked
 from .printer import FileWriter, GroupedMetricPrinter
 from .trainer import Trainer
@@ -64,6 +72,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     """Evaluate `train.init_checkpoint` or, with `--resume`, the last checkpoint of the run.
+
+    Writes the results to evaluation.json in train.output_dir, with names as in metrics.json.
 
     Returns:
         Results as `do_test` returns them.
@@ -93,7 +103,11 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         weights = read_checkpoint(path, ema=True)
     model = build.build_model(cfg, weights_follow=True)
     load_for_inference(model, weights, args.config_file, classes_of_config(cfg, "test"))
-    return do_test(cfg, model)
+    results = do_test(cfg, model)
+    if results:
+        with whole_file(os.path.join(cfg.train.output_dir, "evaluation.json")) as file:
+            json.dump(flatten_results_dict(results), file)
+    return results
 
 
 def setup(args: argparse.Namespace) -> DictConfig:
@@ -314,6 +328,8 @@ def build_hooks(
     if ema is not None:
         built.append(hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model)))
     built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
+    if torch.device(train.device).type == "cuda":
+        built.append(PeakMemory())
     # saved before evaluation: whatever happens there, the training so far is safe
     saver = None
     if comm.is_main_process():

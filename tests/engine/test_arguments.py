@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import os
 import shutil
 from pathlib import Path
@@ -195,24 +194,6 @@ def test_convert_checkpoint_takes_names_and_overrides(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["convert_checkpoint.py", *words])
     with pytest.raises(SystemExit, match=f"{tmp_path}/none.pth"):
         tool("convert_checkpoint").main()
-
-
-def test_the_ablation_passes_overrides_on(monkeypatch, tmp_path):
-    script = tool("reproduce_digits_ablation")
-    seen = []
-
-    def run(command, **options):
-        seen.append(command)
-        (folder,) = tmp_path.iterdir()
-        row = {"iteration": 1, "bbox/AP": 5, "bbox/AP50": 6, "bbox/AP75": 7}
-        (folder / "metrics.json").write_text(json.dumps(row))
-        return argparse.Namespace(returncode=0)
-
-    monkeypatch.setattr(script.subprocess, "run", run)
-    words = ["--seeds", "0", "--output", str(tmp_path), "--configs", ZOO[1], "train.max_iter=1"]
-    monkeypatch.setattr("sys.argv", ["reproduce_digits_ablation.py", *words])
-    script.main()
-    assert seen[0][-1] == "train.max_iter=1" and config_path(ZOO[1]) in seen[0]
 
 
 # ---------------------------------------------------------------- the home folder

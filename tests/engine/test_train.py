@@ -3,16 +3,19 @@
 import json
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.config import LazyConfig
+from detectron2.utils.events import EventStorage
 from jobs import CO_DETR, TOY, arguments, assert_same_run, command, in_a_process, losses
 
 import co_detr
 from co_detr.checkpoint.matching import UnfittingCheckpointError
 from co_detr.checkpoint.reading import DamagedCheckpointError
 from co_detr.engine import main
+from co_detr.engine.hooks import PeakMemory
 from co_detr.engine.overrides import new_keys
 
 
@@ -148,7 +151,16 @@ def test_evaluation_alone_loads_the_weights_and_returns_the_results(tmp_path, wh
     weights = f"train.init_checkpoint={whole}/model_final.pth"
     results = main(arguments(tmp_path, weights, eval_only=True))
     assert results == {"bbox": {"AP": 10.0}}
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == {"bbox/AP": 10.0}
     assert not (tmp_path / "losses.txt").exists()
+
+
+def test_the_most_memory_so_far_is_logged_in_mib(monkeypatch):
+    hook = PeakMemory()
+    hook.trainer = SimpleNamespace(storage=EventStorage())
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 3 * 2**20)
+    hook.after_step()
+    assert hook.trainer.storage.latest()["max_memory"] == (3.0, 0)
 
 
 def test_training_returns_the_last_results(tmp_path):
