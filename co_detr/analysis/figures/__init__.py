@@ -7,6 +7,8 @@
 """
 
 FIGURES: dict[str, str | None] = {
+    "head-distances": "figure6 figure8 figure9",
+    "instability": "figure5",
     "positives": None,
 }
-"""What a figure is called, and its number in the paper."""
+"""What a figure is called, and its number in the paper, or its numbers."""
