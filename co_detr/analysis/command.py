@@ -80,11 +80,13 @@ def main(argv: Sequence[str] | None = None, description: str | None = None) -> N
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
 
+    import torch
     from detectron2.utils.logger import setup_logger
 
     from .output import save
 
     setup_logger(name="co_detr")
+    torch.manual_seed(0)  # heads may draw samples: the same ones every time
     for drawing in args.run(args):
         for path in save(drawing, args.output, args.format):
             logger.info(f"Wrote {path}")

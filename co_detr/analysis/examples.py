@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import BoxMode
@@ -91,3 +92,14 @@ def _selected(records: list[dict], images: int | None, image_ids: Sequence[int])
     if unlabelled := [r["file_name"] for r in records if "annotations" not in r]:
         raise ValueError(f"{unlabelled[0]} has no annotations: set dataloader.test.dataset.names")
     return records
+
+
+def rgb(example: dict, image_format: str) -> np.ndarray:
+    """(H, W, 3) uint8: the picture of an example as a person sees it.
+
+    Args:
+        example: with "image", (3, H, W) of 0..255.
+        image_format: of the model, "RGB" or "BGR".
+    """
+    picture = example["image"].to(torch.uint8).permute(1, 2, 0).numpy()
+    return picture[:, :, ::-1] if image_format == "BGR" else picture

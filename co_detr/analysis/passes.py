@@ -1,6 +1,6 @@
 """The parts of a forward pass that figures look into; the model is in evaluation mode.
 
-Letters: N images, Q queries, L layers.
+Letters: N images, Q queries, L layers, S encoder tokens.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,11 @@ def encode(model: CoDETR, examples: Sequence[dict]) -> tuple[EncoderMemory, list
     return model.encoder(model.neck(model.backbone(images)), padding_mask(images, sizes)), sizes
 
 
+def has_decoder(model: CoDETR) -> bool:
+    """False for heads on the encoder alone."""
+    return getattr(model, "decoder", None) is not None
+
+
 def decode(model: CoDETR, memory: EncoderMemory) -> tuple[QueryGroup, Predictions]:
     """The matching queries, which alone serve inference, and what the decoder says of them."""
     proposals = model.proposals(memory) if model.proposals is not None else None
@@ -39,6 +44,28 @@ def match(model: CoDETR, predictions: Predictions, ground_truth: GroundTruth) ->
     return model.criterion.matcher({"matching": problem}, ground_truth)["matching"]
 
 
+def assigned_samples(
+    model: CoDETR, memory: EncoderMemory, sizes: Sequence[Size], objects: Sequence[Instances]
+) -> dict[str, list[Instances]]:
+    """What each auxiliary head labels in each image, as in training: `AuxOutput.samples` by head.
+
+    Heads that draw a sample of their candidates draw it from torch's global generator.
+
+    Raises:
+        ValueError: the model has no auxiliary heads that assign labels in training.
+    """
+    aux = model.assist(memory, list(sizes), list(objects)) if model.aux_heads else {}
+    if not aux:
+        raise ValueError("the model has no auxiliary heads that assign labels in training")
+    return {head: output.samples for head, output in aux.items()}
+
+
 def objects_of(model: CoDETR, examples: Sequence[dict]) -> list[Instances]:
     """The objects of a batch of `examples.annotated_loader`, on the device of the model."""
     return [example["instances"].to(model.device) for example in examples]
+
+
+def levels_of(tokens: Tensor, spatial_shapes: Sequence[Size]) -> list[Tensor]:
+    """Split values of the encoder's tokens (S,) of one image into its levels, (H_l, W_l) each."""
+    levels = tokens.split([height * width for height, width in spatial_shapes])
+    return [level.view(shape) for level, shape in zip(levels, spatial_shapes)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from co_detr.modeling.detector import CoDETR
 
-from .passes import encode, objects_of
+from .passes import assigned_samples, encode, objects_of
 
 
 @dataclass
@@ -53,19 +53,13 @@ def is_positive(labels: Tensor, num_classes: int) -> Tensor:
 def count_positives(model: CoDETR, batches: Iterable[Sequence[dict]]) -> PositiveCounts:
     """Let the auxiliary heads of a model assign labels on a data set, and count their positives.
 
-    Heads that draw a sample of their candidates draw it here as in training, from torch's global
-    generator.
-
     Raises:
-        ValueError: the model has no auxiliary heads that assign labels in training.
+        ValueError: as `assigned_samples`.
     """
     counts = PositiveCounts()
     for examples in batches:
         objects = objects_of(model, examples)
         memory, sizes = encode(model, examples)
-        aux = model.assist(memory, sizes, objects)
-        if not aux:
-            raise ValueError("the model has no auxiliary heads that assign labels in training")
-        samples = {head: output.samples for head, output in aux.items()}
+        samples = assigned_samples(model, memory, sizes, objects)
         counts.add(samples, sum(map(len, objects)), model.num_classes)
     return counts

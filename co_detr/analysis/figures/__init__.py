@@ -7,8 +7,11 @@
 """
 
 FIGURES: dict[str, str | None] = {
-    "head-distances": "figure6 figure8 figure9",
+    "discriminability": "figure2",
+    "score-maps": "figure3",
     "instability": "figure5",
+    "head-distances": "figure6 figure8 figure9",
+    "query-positions": "figure7",
     "positives": None,
 }
 """What a figure is called, and its number in the paper, or its numbers."""

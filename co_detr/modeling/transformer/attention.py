@@ -79,17 +79,27 @@ class DeformableAttention(nn.Module):
         Returns:
             (N, Q, C).
         """
-        N, Q, _ = query.shape
-        M, levels, P = self.num_heads, self.num_levels, self.num_points
         # the mask comes after the projection so that its bias does not leak out of the padding
         value = self.value_proj(memory).masked_fill(padding[..., None], 0.0)
-        value = value.view(N, memory.shape[1], M, -1)
+        value = value.unflatten(-1, (self.num_heads, -1))
+        locations, weights = self.samples(query, centers, offset_scale)
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+
+    def samples(
+        self, query: Tensor, centers: Tensor, offset_scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where each query samples, and how much each sample counts; arguments as in `forward`.
+
+        Returns:
+            locations (N, Q, M, levels, P, 2), (x, y) as a fraction of each padded level, and
+            weights (N, Q, M, levels, P), which add up to 1 for each head of a query.
+        """
+        shape = self.num_heads, self.num_levels, self.num_points
         query = query.to(self.sampling_offsets.weight.dtype)
-        offsets = self.sampling_offsets(query).view(N, Q, M, levels, P, 2)
-        weights = self.attention_weights(query).view(N, Q, M, levels * P).softmax(-1)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
         locations = centers[:, :, None, :, None] + offsets * offset_scale[:, :, None, :, None]
-        sampled = ms_deform_attn(value, spatial_shapes, locations, weights.view(N, Q, M, levels, P))
-        return self.output_proj(sampled)
+        return locations, weights.unflatten(-1, shape[1:])
 
 
 def split_heads(tensor: Tensor, num_heads: int) -> Tensor:

@@ -95,6 +95,20 @@ class ConditionalCrossAttention(nn.Module):
         Raises:
             ValueError: the memory does not say where its tokens are.
         """
+        query, key = self.queries_and_keys(content, position, spatial, memory)
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            split_heads(self.value(memory.tokens), self.num_heads),
+            ~memory.padding[:, None, None],
+            self.dropout if self.training else 0.0,
+        )
+        return self.output(join_heads(attended))
+
+    def queries_and_keys(
+        self, content: Tensor, position: Tensor, spatial: Tensor, memory: EncoderMemory
+    ) -> tuple[Tensor, Tensor]:
+        """What is compared: (N, M, Q, 2 C / M) and (N, M, S, 2 C / M); see `forward`."""
         if memory.position is None:
             raise ValueError("conditional attention needs positions of tokens: use a DenseEncoder")
         query, key = self.query_content(content), self.key_content(memory.tokens)
@@ -102,24 +116,11 @@ class ConditionalCrossAttention(nn.Module):
         if self.query_position is not None:
             query = query + self.query_position(position)
             key = key + key_position
-        query, spatial, key, key_position, value = (
+        query, spatial, key, key_position = (
             split_heads(x, self.num_heads)
-            for x in (
-                query,
-                self.query_spatial(spatial),
-                key,
-                key_position,
-                self.value(memory.tokens),
-            )
+            for x in (query, self.query_spatial(spatial), key, key_position)
         )
-        attended = F.scaled_dot_product_attention(
-            torch.cat([query, spatial], dim=-1),
-            torch.cat([key, key_position], dim=-1),
-            value,
-            ~memory.padding[:, None, None],
-            self.dropout if self.training else 0.0,
-        )
-        return self.output(join_heads(attended))
+        return torch.cat([query, spatial], dim=-1), torch.cat([key, key_position], dim=-1)
 
 
 class ConditionalDecoderLayer(nn.Module):
