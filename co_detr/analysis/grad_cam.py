@@ -46,7 +46,7 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
 def combine_levels(maps: Sequence[Tensor]) -> Tensor:
     """Mean of the levels' maps at the finest resolution, each divided by its maximum first.
 
-    So are the levels of the discriminability score combined in the paper (section 3.1), too. The
+    So are the levels of the discriminability score combined in the paper (section 3.4), too. The
     mean gradients of levels of different sizes are not comparable as they are.
 
     Args:

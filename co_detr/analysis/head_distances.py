@@ -11,7 +11,8 @@ from torch import Tensor
 from co_detr.modeling.detector import CoDETR
 
 from .grad_cam import to_distribution
-from .head_maps import head_maps, make_differentiable
+from .head_maps import head_maps, prepare_heads
+from .passes import has_decoder
 
 
 def pairwise_kl(distributions: Tensor) -> Tensor:
@@ -75,11 +76,15 @@ def distances_of_heads(
         (images, 1 + K, 1 + K) float64; S_ij is the mean over the images.
 
     Raises:
-        ValueError: there are no auxiliary heads.
+        ValueError: there is no decoder, or no auxiliary head.
     """
-    if not model.aux_heads:
-        raise ValueError("the model has no auxiliary heads, and nothing to compare with DETR's")
-    make_differentiable(model)
+    if not has_decoder(model) or not model.aux_heads:
+        raise ValueError(
+            "distances are between the DETR head and auxiliary heads: the model needs a decoder "
+            f"(it has {'one' if has_decoder(model) else 'none'}) and auxiliary heads "
+            f"(it has {len(model.aux_heads)})"
+        )
+    prepare_heads(model)
     return torch.stack(
         [
             pairwise_kl(to_distribution(maps, epsilon)).cpu()

@@ -26,11 +26,17 @@ def head_names(model: CoDETR) -> list[str]:
     return [DETR_HEAD, *model.aux_heads]
 
 
-def make_differentiable(model: CoDETR) -> None:
-    """Prepare a model for `head_maps`, for good: let the scores of detections carry gradient."""
+def prepare_heads(model: CoDETR) -> None:
+    """Prepare a model for `head_maps`, for good.
+
+    All heads report their best detections, whatever the scores, and these carry gradient: score
+    thresholds differ from head to head, for reasons of evaluation.
+    """
     for module in model.eval().requires_grad_(False).modules():
         if getattr(module, "suppression", None) is not None:
             module.suppression = OriginalScores(module.suppression)
+        if hasattr(module, "score_threshold"):
+            module.score_threshold = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def head_maps(model: CoDETR, examples: Sequence[dict]) -> list[Tensor]:
     """Draw a map for each head, by the gradient of its evidence by the encoder's output.
 
     Args:
-        model: after `make_differentiable`.
+        model: after `prepare_heads`.
         examples: with "image"; objects are not read.
 
     Returns:
@@ -83,12 +89,16 @@ def head_maps(model: CoDETR, examples: Sequence[dict]) -> list[Tensor]:
 def head_gradients(
     model: CoDETR, memory: EncoderMemory, sizes: Sequence[Size], heads: Sequence[str]
 ) -> Iterator[Tensor]:
-    """Yield the gradient of each head's evidence by the encoder's tokens, (N, S, C)."""
+    """Yield the gradient of each head's evidence by the encoder's tokens, (N, S, C).
+
+    Of each image as many detections count as the DETR head reports, `postprocess.max_detections`.
+    """
+    limit = model.postprocess.max_detections
     tokens = memory.tokens.detach().requires_grad_()
     memory = replace(memory, tokens=tokens)
     for head in heads:
         detections = detections_of(model, head, memory, sizes)
-        total = sum(evidence(found.scores) for found in detections)
+        total = sum(evidence(found.scores[:limit]) for found in detections)
         yield torch.autograd.grad(total, tokens)[0]
 
 

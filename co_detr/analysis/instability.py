@@ -16,7 +16,7 @@ from co_detr.checkpoint.loading import load_for_inference
 from co_detr.modeling.assignment import GroundTruth
 from co_detr.modeling.detector import CoDETR
 
-from .passes import decode, encode, match, objects_of
+from .passes import decode, encode, has_decoder, match, objects_of
 
 UNMATCHED = -1
 
@@ -83,7 +83,12 @@ def match_by_identity(model: CoDETR, examples: list[dict]) -> Tensor:
     Returns:
         (N, T) object of each query, as an index into the batch's objects, or -1. T is the number of
         learned queries, or of encoder tokens in two-stage models; see `by_identity`.
+
+    Raises:
+        ValueError: the model has no decoder.
     """
+    if not has_decoder(model):
+        raise ValueError("there is no matching in a model without a decoder")
     memory, sizes = encode(model, examples)
     _, predictions = decode(model, memory)
     truth = GroundTruth.from_instances(objects_of(model, examples), sizes)

@@ -15,7 +15,7 @@ from co_detr.analysis.head_maps import (
     head_gradients,
     head_maps,
     head_names,
-    make_differentiable,
+    prepare_heads,
 )
 from co_detr.analysis.instability import match_by_identity
 from co_detr.analysis.passes import encode
@@ -52,9 +52,9 @@ def test_maps_of_all_heads_of_two_sizes(config):
     torch.manual_seed(0)
     cfg = config()
     cfg.aux_heads.atss2 = dense_head(cfg, ATSSHead)
-    cfg.aux_heads.silent = dense_head(cfg, PAAHead, score_threshold=0.99)
+    cfg.aux_heads.silent = dense_head(cfg, PAAHead, detections_per_image=0)
     model = instantiate(cfg)
-    make_differentiable(model)
+    prepare_heads(model)
     inputs = images((64, 96), (40, 56))
     found = head_maps(model, inputs)
     assert head_names(model) == ["DETR", "rcnn", "atss", "atss2", "silent"]
@@ -62,23 +62,26 @@ def test_maps_of_all_heads_of_two_sizes(config):
     for x, maps in zip(inputs, found):
         assert maps.shape[1:] == tuple(-(-side // stride) for side in x["image"].shape[1:])
         assert maps.isfinite().all() and maps.min() >= 0 and maps.max() <= 1
-        assert maps[4].max() == 0  # reports nothing of its low scores
+        assert maps[4].max() == 0
     assert not found[0][2].equal(found[0][3])
 
 
 def test_gradient_of_a_head_that_reads_one_number_of_each_image():
-    # Two images of 3 tokens with 2 channels; the head's score is the sigmoid of the last number.
+    # Two images of 3 tokens with 2 channels; the head's best score is the sigmoid of the last
+    # number. It has another detection, which is one more than count.
     tokens = torch.tensor([[[0.0, 0], [0, 0], [0, 0]], [[0.0, 0], [0, 0], [0, 2]]])
     memory = EncoderMemory(tokens, torch.zeros(2, 3).bool(), [(1, 3)], torch.tensor([[[3, 1]]] * 2))
 
     class Head(nn.Module):
         def inference(self, features, image_sizes):
-            return [SimpleNamespace(scores=image[1, 0, 2:].sigmoid()) for image in features[0]]
+            numbers = features[0][:, :, 0].flatten(1)
+            return [SimpleNamespace(scores=image[[5, 0]].sigmoid()) for image in numbers]
 
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
             self.aux_heads = nn.ModuleDict({"a": Head()})
+            self.postprocess = SimpleNamespace(max_detections=1)
 
         def pyramid(self, memory):
             return memory.maps()
@@ -102,8 +105,8 @@ def test_soft_nms_decides_what_is_kept_but_leaves_the_scores():
 def test_a_silent_head_is_at_a_finite_distance():
     torch.manual_seed(0)
     cfg = co_deformable_detr_config()
-    cfg.aux_heads.silent = dense_head(cfg, ATSSHead, score_threshold=0.99)
-    cfg.aux_heads.mute = dense_head(cfg, ATSSHead, score_threshold=0.99)
+    cfg.aux_heads.silent = dense_head(cfg, ATSSHead, detections_per_image=0)
+    cfg.aux_heads.mute = dense_head(cfg, ATSSHead, detections_per_image=0)
     found = distances_of_heads(instantiate(cfg), [images((64, 96), (40, 56)), images((32, 32))])
     assert found.shape == (3, 5, 5)
     assert found.isfinite().all()
@@ -115,8 +118,17 @@ def test_a_silent_head_is_at_a_finite_distance():
 def test_without_auxiliary_heads_there_is_nothing_to_compare():
     cfg = co_deformable_detr_config()
     cfg.aux_heads = {}
-    with pytest.raises(ValueError, match="no auxiliary heads"):
+    with pytest.raises(ValueError, match=r"has one\) and auxiliary heads \(it has 0\)"):
         distances_of_heads(instantiate(cfg), [])
+
+
+def test_without_a_decoder_there_is_neither_matching_nor_distance():
+    model = nn.Module()
+    model.decoder, model.aux_heads = None, nn.ModuleDict({"atss": nn.Identity()})
+    with pytest.raises(ValueError, match="without a decoder"):
+        match_by_identity(model, [])
+    with pytest.raises(ValueError, match=r"has none\) and auxiliary heads \(it has 1\)"):
+        distances_of_heads(model, [])
 
 
 @pytest.mark.parametrize("config", CONFIGS)

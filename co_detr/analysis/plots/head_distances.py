@@ -22,7 +22,7 @@ def draw_matrix(heads: Sequence[str], matrix: Tensor, title: str) -> Figure:
     image = axes.imshow(matrix, cmap="Blues", vmin=0)
     axes.set_xticks(range(len(heads)), heads, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(heads)), heads)
-    dark = matrix.max() * 0.6
+    dark = matrix.max() * 0.5
     for row, values in enumerate(matrix):
         for column, value in enumerate(values):
             color = "white" if value > dark else "black"
@@ -47,5 +47,5 @@ def draw_averages(averages: Mapping[str, Mapping[str, float]]) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
-    axes.set_xlabel("average distances of the auxiliary heads (dots) and their mean, nats")
+    axes.set_xlabel("average distance of auxiliary heads (dots) and mean, nats")
     return figure
