@@ -98,9 +98,9 @@ class IofIob:
             ValueError: there were no objects, or there was nothing but objects.
         """
         shares = []
-        for what, counts in (("object", self.foreground), ("background", self.background)):
+        for what, counts in (("foreground", self.foreground), ("background", self.background)):
             if not counts.sum():
-                raise ValueError(f"none of the pixels is {what}: look at more images")
+                raise ValueError(f"not a pixel is {what}: look at more images, with --images")
             shares.append(counts.flip(0).cumsum(0).flip(0) / counts.sum())
         above = [torch.cat([share, share.new_zeros(1)]) for share in shares]
         thresholds = torch.arange(-1, BINS + 1, dtype=torch.float64) / BINS

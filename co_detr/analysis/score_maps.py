@@ -91,7 +91,7 @@ def score_images(model: CoDETR, batches: Iterable[Sequence[dict]]) -> Iterator[I
     """Run a model over a data set."""
     for examples in batches:
         memory, valid = encode(model, examples)
-        padded = tuple(model.preprocess(list(examples))[0].shape[-2:])
+        padded = tuple(model.preprocess(list(examples))[0].shape[-2:])  # the memory does not tell
         features = memory.maps()
         tokens = None
         if has_decoder(model):

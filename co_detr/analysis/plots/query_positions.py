@@ -13,7 +13,7 @@ from .score_maps import add_boxes
 ORIGINAL = "tab:red"
 HEADS = {"rcnn": "tab:blue", "atss": "tab:orange"}  # as in the paper
 OTHERS = ("tab:purple", "tab:cyan", "tab:pink", "tab:olive", "tab:brown")
-MARGIN = 0.75  # of a box's size, shown around it
+SHOWN = 2.5  # side of what is shown around an object, in longer sides of its box
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,8 @@ def draw_positions(rows: Mapping[str, Sequence[ObjectQueries]]) -> Figure:
         for axes in grid.flat
         for handle, label in zip(*axes.get_legend_handles_labels())
     }
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+    names = [name for name in colors if name in handles]
+    figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=len(names))
     return figure
 
 
@@ -73,10 +74,16 @@ def _draw_object(axes: Axes, each: ObjectQueries, colors: Mapping[str, str]) -> 
         axes.scatter(
             x, y, s=size, color=colors[name], edgecolors="white", linewidths=0.5, label=name
         )
-    left, top, right, bottom = each.box
-    width, height = MARGIN * (right - left), MARGIN * (bottom - top)
-    axes.set_xlim(left - width - 0.5, right + width - 0.5)
-    axes.set_ylim(bottom + height - 0.5, top - height - 0.5)
+    left, top, right, bottom = _window(each.box, each.picture.shape[:2]) - 0.5
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def _window(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A square around a box, moved into the picture of `size` (height, width): (4,) XYXY."""
+    bounds = np.array(size[::-1])
+    side = min(SHOWN * (box[2:] - box[:2]).max(), bounds.min())
+    corner = ((box[:2] + box[2:] - side) / 2).clip(0, bounds - side)
+    return np.concatenate([corner, corner + side])
 
 
 def draw_distances(
@@ -99,6 +106,6 @@ def draw_distances(
         axes.bar_label(bars, fmt="%.3f", padding=2, fontsize="small")
     axes.set_xticks(places, names)
     axes.margins(y=0.15)
-    axes.set_ylabel("distance of customized queries to")
-    axes.legend()
+    axes.set_ylabel("distance / side of the image")
+    figure.legend(title="customized queries to", loc="outside upper center", ncols=2)
     return figure
