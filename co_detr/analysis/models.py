@@ -80,7 +80,7 @@ def runs_of(args: argparse.Namespace) -> list[RunFiles]:
         FileNotFoundError: there is no such config or folder.
     """
     runs = [RunFiles(*_named(text, "--run", "FOLDER")) for text in args.training]
-    _check_labels([run.label for run in runs], "--run")
+    _check_labels([run.label for run in runs], "--run", "trainings")
     for run in runs:
         if not run.folder.is_dir():
             raise FileNotFoundError(f"there is no folder {run.folder}")
@@ -102,7 +102,7 @@ def models_of(args: argparse.Namespace) -> list[ModelFiles]:
         models = [ModelFiles(Path(args.config_file).stem, args.config_file, args.weights)]
     else:
         raise ValueError("name a model: --config-file CONFIG --weights FILE, or --model")
-    _check_labels([model.label for model in models], "--model")
+    _check_labels([model.label for model in models], "--model", "models")
     for model in models:
         if not model.weights.is_file():
             raise FileNotFoundError(f"there are no weights {model.weights}")
@@ -116,9 +116,9 @@ def _named(text: str, option: str, kind: str) -> tuple[str, str, Path]:
     return parts["label"], config_path(parts["config"]), user_path(parts["path"])
 
 
-def _check_labels(labels: list[str], option: str) -> None:
+def _check_labels(labels: list[str], option: str, kind: str) -> None:
     if twice := {label for label in labels if labels.count(label) > 1}:
-        raise ValueError(f"{option}: two are called {min(twice)!r}")
+        raise ValueError(f"{option}: two {kind} are called {min(twice)!r}")
 
 
 def load_model(files: ModelFiles, overrides: Sequence[str] = ()) -> LoadedModel:

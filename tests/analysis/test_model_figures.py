@@ -61,7 +61,7 @@ def test_a_change_takes_two_checkpoints(training, data, tmp_path, every, left):
     [
         (["a"], "not of the form LABEL=CONFIG:FOLDER"),
         ([f"a={CONFIG}:nowhere"], "no folder nowhere"),
-        ([f"a={CONFIG}:."] * 2, "two are called 'a'"),
+        ([f"a={CONFIG}:."] * 2, "two trainings are called 'a'"),
     ],
 )
 def test_trainings_that_are_not_there(runs, message, capsys):
