@@ -9,7 +9,7 @@ from pathlib import Path
 from co_detr.arguments import parse_arguments, user_path
 
 from .figures import FIGURES
-from .models import add_model_options, models_of
+from .models import add_model_options, models_of, runs_of
 
 logger = logging.getLogger("co_detr.analysis")
 
@@ -23,7 +23,10 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     for name, number in FIGURES.items():
         module = importlib.import_module(f"{__package__}.figures.{name.replace('-', '_')}")
         figure = figures.add_parser(
-            name, aliases=[number] if number else [], help=module.HELP, description=module.HELP
+            name,
+            aliases=number.split() if number else [],
+            help=module.HELP,
+            description=module.HELP,
         )
         figure.set_defaults(run=module.run)
         module.add_options(figure)
@@ -40,6 +43,11 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
 def add_data_options(parser: argparse.ArgumentParser, images: int | None) -> None:
     """Options for figures of models over a data set; `images` is the default number of them."""
     add_model_options(parser)
+    add_image_options(parser, images)
+
+
+def add_image_options(parser: argparse.ArgumentParser, images: int | None) -> None:
+    """Options that choose images of the data set; `images` is the default number of them."""
     parser.add_argument(
         "--images",
         type=at_least_one,
@@ -64,11 +72,13 @@ def main(argv: Sequence[str] | None = None, description: str | None = None) -> N
     """Draw the figure that a command line asks for, and write its files."""
     parser = build_parser(description)
     args = parse_arguments(parser, argv)
-    if hasattr(args, "model"):
-        try:
+    try:
+        if hasattr(args, "model"):
             args.models = models_of(args)
-        except (ValueError, FileNotFoundError) as error:
-            parser.error(str(error))
+        if hasattr(args, "training"):
+            args.trainings = runs_of(args)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
 
     import torch
     from detectron2.utils.logger import setup_logger

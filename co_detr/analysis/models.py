@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MODEL = re.compile(r"(?P<label>.+?)=(?P<config>[^:=]+):(?P<weights>.+)")  # a label may have a "="
+_NAMED = re.compile(r"(?P<label>.+?)=(?P<config>[^:=]+):(?P<path>.+)")  # a label may have a "="
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,15 @@ class ModelFiles:
     label: str
     config_file: str
     weights: Path
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A training whose checkpoints are loaded, and what it is called in figures."""
+
+    label: str
+    config_file: str
+    folder: Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +60,33 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The option that names trainings; `runs_of` reads it."""
+    parser.add_argument(
+        "--run",
+        action="append",
+        required=True,
+        dest="training",
+        metavar="LABEL=CONFIG:FOLDER",
+        help="a training, with its checkpoints; as often as there are trainings to compare",
+    )
+
+
+def runs_of(args: argparse.Namespace) -> list[RunFiles]:
+    """The trainings that a command line names, in its order.
+
+    Raises:
+        ValueError: twice the same label.
+        FileNotFoundError: there is no such config or folder.
+    """
+    runs = [RunFiles(*_named(text, "--run", "FOLDER")) for text in args.training]
+    _check_labels([run.label for run in runs], "--run", "trainings")
+    for run in runs:
+        if not run.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {run.folder}")
+    return runs
+
+
 def models_of(args: argparse.Namespace) -> list[ModelFiles]:
     """The models that a command line names, in its order.
 
@@ -61,25 +97,28 @@ def models_of(args: argparse.Namespace) -> list[ModelFiles]:
     if args.model and (args.config_file or args.weights):
         raise ValueError("give either --config-file and --weights, or --model, not both")
     if args.model:
-        models = [_model_files(text) for text in args.model]
+        models = [ModelFiles(*_named(text, "--model", "WEIGHTS")) for text in args.model]
     elif args.config_file and args.weights:
         models = [ModelFiles(Path(args.config_file).stem, args.config_file, args.weights)]
     else:
         raise ValueError("name a model: --config-file CONFIG --weights FILE, or --model")
-    labels = [model.label for model in models]
-    if twice := {label for label in labels if labels.count(label) > 1}:
-        raise ValueError(f"--model: two models are called {min(twice)!r}")
+    _check_labels([model.label for model in models], "--model", "models")
     for model in models:
         if not model.weights.is_file():
             raise FileNotFoundError(f"there are no weights {model.weights}")
     return models
 
 
-def _model_files(text: str) -> ModelFiles:
-    parts = _MODEL.fullmatch(text)
+def _named(text: str, option: str, kind: str) -> tuple[str, str, Path]:
+    parts = _NAMED.fullmatch(text)
     if parts is None:
-        raise ValueError(f"--model {text!r} is not of the form LABEL=CONFIG:WEIGHTS")
-    return ModelFiles(parts["label"], config_path(parts["config"]), user_path(parts["weights"]))
+        raise ValueError(f"{option} {text!r} is not of the form LABEL=CONFIG:{kind}")
+    return parts["label"], config_path(parts["config"]), user_path(parts["path"])
+
+
+def _check_labels(labels: list[str], option: str, kind: str) -> None:
+    if twice := {label for label in labels if labels.count(label) > 1}:
+        raise ValueError(f"{option}: two {kind} are called {min(twice)!r}")
 
 
 def load_model(files: ModelFiles, overrides: Sequence[str] = ()) -> LoadedModel:

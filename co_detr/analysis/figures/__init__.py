@@ -9,7 +9,9 @@
 FIGURES: dict[str, str | None] = {
     "discriminability": "figure2",
     "score-maps": "figure3",
+    "instability": "figure5",
+    "head-distances": "figure6 figure8 figure9",
     "query-positions": "figure7",
     "positives": None,
 }
-"""What a figure is called, and its number in the paper."""
+"""What a figure is called, and its number in the paper, or its numbers."""

@@ -1,0 +1,112 @@
+"""Grad-CAM maps of all heads of a model on a batch (paper, section 4.4).
+
+The heads are the DETR head (the decoder's matching queries) and the auxiliary heads. Letters: N
+images, S encoder tokens, C channels, n heads, cells of the encoder's finest level within an image.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor
+
+from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.transformer.encoder import EncoderMemory
+from co_detr.ops.soft_nms import Suppression
+
+from .grad_cam import evidence, image_map
+from .passes import Size, decode, encode
+
+DETR_HEAD = "DETR"
+
+
+def head_names(model: CoDETR) -> list[str]:
+    """The DETR head, and the auxiliary heads by their names in the config."""
+    return [DETR_HEAD, *model.aux_heads]
+
+
+def prepare_heads(model: CoDETR) -> None:
+    """Prepare a model for `head_maps`, for good.
+
+    All heads report their best detections, whatever the scores, and these carry gradient: score
+    thresholds differ from head to head, for reasons of evaluation.
+    """
+    for module in model.eval().requires_grad_(False).modules():
+        if getattr(module, "suppression", None) is not None:
+            module.suppression = OriginalScores(module.suppression)
+        if hasattr(module, "score_threshold"):
+            module.score_threshold = 0.0
+
+
+@dataclass(frozen=True)
+class OriginalScores:
+    """Keeps what a suppression keeps, with the scores it had before.
+
+    Soft-NMS lowers scores, and what it returns has no gradient.
+    """
+
+    suppression: Suppression
+
+    def __call__(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        kept, _ = self.suppression(boxes.detach(), scores.detach(), classes)
+        return kept, scores[kept]
+
+
+def head_maps(model: CoDETR, examples: Sequence[dict]) -> list[Tensor]:
+    """Draw a map for each head, by the gradient of its evidence by the encoder's output.
+
+    Args:
+        model: after `prepare_heads`.
+        examples: with "image"; objects are not read.
+
+    Returns:
+        per image (n, H_1, W_1), in the order of `head_names`: not negative, at most 1, the cells of
+        the encoder's finest level within the image.
+    """
+    with torch.no_grad():
+        memory, sizes = encode(model, examples)
+    features = memory.maps()
+    gradients = [
+        replace(memory, tokens=gradient).maps()
+        for gradient in head_gradients(model, memory, sizes, head_names(model))
+    ]
+    return [
+        torch.stack(
+            [
+                image_map(
+                    [level[image] for level in features],
+                    [level[image] for level in gradient],
+                    memory.valid_cells[image],
+                )
+                for gradient in gradients
+            ]
+        )
+        for image in range(len(sizes))
+    ]
+
+
+def head_gradients(
+    model: CoDETR, memory: EncoderMemory, sizes: Sequence[Size], heads: Sequence[str]
+) -> Iterator[Tensor]:
+    """Yield the gradient of each head's evidence by the encoder's tokens, (N, S, C).
+
+    Of each image as many detections count as the DETR head reports, `postprocess.max_detections`.
+    """
+    limit = model.postprocess.max_detections
+    tokens = memory.tokens.detach().requires_grad_()
+    memory = replace(memory, tokens=tokens)
+    for head in heads:
+        detections = detections_of(model, head, memory, sizes)
+        total = sum(evidence(found.scores[:limit]) for found in detections)
+        yield torch.autograd.grad(total, tokens)[0]
+
+
+def detections_of(
+    model: CoDETR, head: str, memory: EncoderMemory, sizes: Sequence[Size]
+) -> list[Instances]:
+    """What a head, named as by `head_names`, detects in each image."""
+    if head != DETR_HEAD:
+        return model.aux_heads[head].inference(model.pyramid(memory), sizes)
+    _, predicted = decode(model, memory)
+    return model.postprocess(predicted.logits[-1], predicted.boxes[-1], sizes)
