@@ -4,7 +4,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
+try:
+    from matplotlib.figure import Figure
+except ImportError as error:  # before anything is trained
+    raise ImportError("drawing tables needs matplotlib: pip install matplotlib") from error
 
 from .report import Line, label_cells, labels_of
 from .tables import DataSet, Section, Table
