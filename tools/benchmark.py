@@ -30,9 +30,11 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from co_detr import model_zoo
 from co_detr.engine.host_syncs import HostSyncs
+from co_detr.modeling.losses import FocalLoss
 from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, QueryGroup
 from co_detr.modeling.transformer.encoder import EncoderMemory
 from co_detr.ops.ms_deform_attn import ms_deform_attn_cpu, ms_deform_attn_reference
@@ -45,6 +47,9 @@ R50_SHAPES: Shapes = [(80, 80), (40, 40), (20, 20), (10, 10)]  # a 640x640 image
 DIGITS_SHAPES: Shapes = [(16, 16), (8, 8), (4, 4)]  # a 128x128 image
 R50_CONFIG = "common/models/co_deformable_detr_r50"
 DINO_CONFIG = "common/models/co_dino_r50"
+LVIS_CONFIG = "co_dino/co_dino_r50_5scale_lsj_12ep_lvis"
+LVIS_CLASSES = 1203
+ANCHORS_1024 = 87360  # one per cell of strides 4 to 128, a 1024x1024 image
 DIGITS_CONFIG = "co_deformable_detr/co_deformable_detr_digits"
 DIGITS_DINO_CONFIG = "co_dino/co_dino_digits"
 
@@ -225,21 +230,7 @@ def time_co_dino(device: torch.device) -> Iterator[Comparison]:
     """Co-DINO R50 (K = 2), one 640x640 image, with and without activation checkpointing."""
     model = build_model(DINO_CONFIG, device)
     step = train_step(model, random_batch(1, 640, boxes=(7, 8), sizes=(32, 320)))
-
-    def checkpointed(layers: int) -> Callable[[], None]:
-        def run() -> None:
-            model.encoder.num_checkpointed = layers
-            model.train()
-            step()
-
-        return run
-
-    yield Comparison(
-        "Co-DINO R50, 640x640: training step",
-        ("all activations kept", checkpointed(0)),
-        ("6 encoder layers recomputed", checkpointed(6)),
-        memory=True,
-    )
+    yield compare_checkpointing("Co-DINO R50, 640x640", model, step)
     batch = random_batch(1, 640, boxes=(7, 8), sizes=(32, 320))
 
     @torch.no_grad()
@@ -253,6 +244,63 @@ def time_co_dino(device: torch.device) -> Iterator[Comparison]:
         ("reference attention", with_reference_attention(detect)),
         memory=True,
     )
+
+
+def compare_checkpointing(what: str, model: nn.Module, step: Callable[[], None]) -> Comparison:
+    """A training step with the encoder's activations kept, and with them recomputed."""
+
+    def recomputing(layers: int) -> Callable[[], None]:
+        def run() -> None:
+            model.encoder.num_checkpointed = layers
+            model.train()
+            step()
+
+        return run
+
+    return Comparison(
+        f"{what}: training step",
+        ("all activations kept", recomputing(0)),
+        ("6 encoder layers recomputed", recomputing(6)),
+        memory=True,
+    )
+
+
+@benchmark("class_losses")
+def compare_class_losses(device: torch.device) -> Iterator[Comparison]:
+    """The focal loss of ATSS for LVIS, one 1024x1024 image, against that of all pairs."""
+    logits = torch.randn(ANCHORS_1024, LVIS_CLASSES, device=device, requires_grad=True)
+    labels = torch.full((ANCHORS_1024,), LVIS_CLASSES, device=device)
+    labels[:3000] = torch.arange(3000, device=device) % LVIS_CLASSES
+    quality = torch.rand(ANCHORS_1024, device=device)
+    classes = torch.arange(LVIS_CLASSES, device=device)
+
+    def ours() -> None:
+        total = FocalLoss()(logits, labels, quality).sum()
+        torch.autograd.grad(total, logits)
+
+    def of_all_pairs() -> None:
+        target = (labels[:, None] == classes).to(logits.dtype)
+        torch.autograd.grad(sigmoid_focal_loss(logits, target, reduction="sum"), logits)
+
+    yield Comparison(
+        f"focal loss, {ANCHORS_1024} anchors, {LVIS_CLASSES} classes: forward+backward",
+        ("background and own class", ours),
+        ("all pairs", of_all_pairs),
+        memory=True,
+    )
+
+
+@benchmark("lvis")
+def time_lvis(device: torch.device) -> Iterator[Comparison]:
+    """A training step of Co-DINO R50 (K = 2) for LVIS, one 1024x1024 image with 300 objects."""
+    torch.manual_seed(0)
+    config = model_zoo.get_config(LVIS_CONFIG).model
+    # equal frequencies, so that no dataset is needed
+    config.criterion.federated.dataset = None
+    config.criterion.federated.image_counts = [1] * LVIS_CLASSES
+    model = instantiate(config).to(device).train()
+    batch = random_batch(1, 1024, boxes=(300, 300), sizes=(16, 128), num_classes=LVIS_CLASSES)
+    yield compare_checkpointing("Co-DINO R50 LVIS, 1024x1024", model, train_step(model, batch))
 
 
 @benchmark("auxiliary_heads")
@@ -281,7 +329,7 @@ def build_model(
 
 
 def random_batch(
-    N: int, side: int, boxes: tuple[int, int], sizes: tuple[int, int]
+    N: int, side: int, boxes: tuple[int, int], sizes: tuple[int, int], num_classes: int = 10
 ) -> list[dict[str, object]]:
     """Noise with random square boxes: from boxes[0] to boxes[1] of them, sizes in pixels."""
     generator = torch.Generator().manual_seed(0)
@@ -293,7 +341,7 @@ def random_batch(
         instances = Instances(
             (side, side),
             gt_boxes=Boxes(torch.cat((corner, corner + size), dim=1)),
-            gt_classes=torch.randint(0, 10, (count,), generator=generator),
+            gt_classes=torch.randint(0, num_classes, (count,), generator=generator),
         )
         image = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
         batch.append({"image": image, "instances": instances, "height": side, "width": side})

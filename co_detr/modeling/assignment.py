@@ -15,6 +15,10 @@ from torchvision.ops import generalized_box_iou
 
 from co_detr.ops.boxes import to_absolute_xyxy, to_normalized_cxcywh
 
+PAIRS_AT_ONCE = 2**22
+"""Pairs of a prediction and an object whose costs are computed together: each takes about ten
+numbers on the way."""
+
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
@@ -129,12 +133,18 @@ class HungarianMatcher(nn.Module):
         scale = ground_truth.scale[image]
         if problem.class_agnostic:
             classes = torch.zeros_like(classes)
+        logits = problem.logits[:, image][..., classes].float()
         boxes = problem.boxes[:, image].float()
-        probability = problem.logits[:, image].float()[..., classes].sigmoid()
+        at_once = max(1, PAIRS_AT_ONCE // max(1, len(target)))
+        pairs = zip(logits.flatten(0, 1).split(at_once), boxes.flatten(0, 1).split(at_once))
+        costs = torch.cat([self._costs(*predicted, target, scale) for predicted in pairs])
+        return costs.unflatten(0, boxes.shape[:2])
+
+    def _costs(self, logits: Tensor, boxes: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+        """(R, G) costs of boxes (R, 4) with objects (G, 4), whose classes' logits are (R, G)."""
+        probability = logits.sigmoid()
         negative = -(1 - probability + 1e-12).log() * (1 - self.alpha) * probability**self.gamma
         positive = -(probability + 1e-12).log() * self.alpha * (1 - probability) ** self.gamma
         l1 = torch.cdist(boxes, target, p=1)
-        giou = generalized_box_iou(
-            to_absolute_xyxy(boxes, scale).flatten(0, 1), to_absolute_xyxy(target, scale)
-        ).unflatten(0, boxes.shape[:2])
+        giou = generalized_box_iou(to_absolute_xyxy(boxes, scale), to_absolute_xyxy(target, scale))
         return self.class_cost * (positive - negative) + self.l1_cost * l1 - self.giou_cost * giou

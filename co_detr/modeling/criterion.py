@@ -37,7 +37,7 @@ class SetCriterion(nn.Module):
     Args:
         num_classes: the background label.
         matcher: solves the groups that want a matching.
-        class_loss: loss of every query and class; see `losses.FocalLoss`.
+        class_loss: loss of every query, summed over classes; see `losses.FocalLoss`.
         class_weight, l1_weight, giou_weight: weights of the three losses.
         federated: chooses the classes whose loss counts, see `fed_loss.FederatedClasses`; None for
             all. One choice per step holds for every layer of every group and for the proposals,
@@ -138,10 +138,8 @@ class SetCriterion(nn.Module):
         positive = classes < self.num_classes
 
         quality = elementwise_iou(boxes.detach(), target).where(positive, 0.0)
-        class_loss = self.class_loss(logits, classes, quality)
-        if scored is not None and not predicted.class_agnostic:
-            class_loss = class_loss * scored
-        class_loss = class_loss.sum(-1)
+        scored = None if predicted.class_agnostic else scored
+        class_loss = self.class_loss(logits, classes, quality, scored)
         if predicted.valid is not None:
             class_loss = class_loss * predicted.valid
         l1_loss = (boxes - target).abs().sum(-1) * positive

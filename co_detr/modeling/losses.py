@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from .focal import background_and_own
 from .whole_batch import sum_over_parts
 
 
@@ -55,32 +56,41 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
     return dict(zip(terms, (totals / counts.maximum(least)).unbind()))
 
 
-def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Mark the class of each label (...): (..., num_classes) bool, nothing for labels outside
-    0..num_classes-1. (That of torch checks the labels, for which the host has to know them.)"""
-    return labels[..., None] == torch.arange(num_classes, device=labels.device)
-
-
 class FocalLoss(nn.Module):
-    """Focal loss on sigmoid probabilities (RetinaNet, equation 5)."""
+    """Focal loss on sigmoid probabilities (RetinaNet, equation 5).
+
+    Args:
+        alpha: weight of the own class, 1 - alpha that of background; -1 for no weights.
+        gamma: how much less sure answers count.
+    """
 
     def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0):
         super().__init__()
         self.alpha, self.gamma = alpha, gamma
 
-    def forward(self, logits: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
-        """Loss of every query and class.
+    def forward(
+        self,
+        logits: Tensor,
+        classes: Tensor,
+        quality: Tensor | None = None,
+        scored: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of every query, summed over its classes.
 
         Args:
             logits: (..., num_classes).
-            classes: (...) labels, background = num_classes.
+            classes: (...) labels, background = num_classes; below 0 counts as background, too.
             quality: (...) IoU of each prediction with its target; not used here.
+            scored: (num_classes,) bool, classes whose loss counts; None for all.
 
         Returns:
-            (..., num_classes).
+            (...).
         """
-        target = one_hot(classes, logits.shape[-1]).to(logits.dtype)
-        return sigmoid_focal_loss(logits, target, alpha=self.alpha, gamma=self.gamma)
+        background, own, weight = background_and_own(logits, classes, self.gamma, scored)
+        loss = sigmoid_focal_loss(own, torch.ones_like(own), alpha=self.alpha, gamma=self.gamma)
+        if self.alpha >= 0:
+            background = (1 - self.alpha) * background
+        return background + loss * weight
 
 
 class QualityFocalLoss(nn.Module):
@@ -90,8 +100,12 @@ class QualityFocalLoss(nn.Module):
         super().__init__()
         self.beta = beta
 
-    def forward(self, logits: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
-        """As `FocalLoss.forward`."""
-        target = one_hot(classes, logits.shape[-1]) * quality[..., None].to(logits.dtype)
-        entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return entropy * (target - logits.sigmoid()).abs() ** self.beta
+    def forward(
+        self, logits: Tensor, classes: Tensor, quality: Tensor, scored: Tensor | None = None
+    ) -> Tensor:
+        """As `FocalLoss.forward`; without gradient to `quality`."""
+        background, own, weight = background_and_own(logits, classes, self.beta, scored)
+        target = quality.detach().to(own.dtype)
+        entropy = F.binary_cross_entropy_with_logits(own, target, reduction="none")
+        loss = entropy * (target - own.sigmoid()).abs() ** self.beta
+        return background + loss * weight

@@ -107,7 +107,11 @@ def broadcast_iou(a: Tensor, b: Tensor) -> Tensor:
 
     The union counts as at least 1e-6 square units: boxes in pixels are meant.
     """
-    overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    intersection = overlap.clamp(min=0).prod(dim=-1)
+    # side by side: a tensor of widths and heights would be twice the size of the result
+    left, top, right, bottom = a.unbind(dim=-1)
+    other_left, other_top, other_right, other_bottom = b.unbind(dim=-1)
+    width = (torch.minimum(right, other_right) - torch.maximum(left, other_left)).clamp(min=0)
+    height = (torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)).clamp(min=0)
+    intersection = width * height
     area_a, area_b = ((x[..., 2:] - x[..., :2]).prod(dim=-1) for x in (a, b))
     return intersection / (area_a + area_b - intersection).clamp(min=1e-6)

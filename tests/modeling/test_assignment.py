@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from co_detr.modeling import assignment
 from co_detr.modeling.assignment import GroundTruth, HungarianMatcher, MatchingProblem
 
 SIZE = (100, 200)  # height, width
@@ -66,6 +67,20 @@ def test_giou_cost_of_boxes_apart():
         predicted, ground_truth, 0
     )
     assert cost.item() == pytest.approx(1 / 3, abs=1e-5)  # a third of the hull is empty
+
+
+def test_costs_in_small_portions_are_the_same(monkeypatch):
+    torch.manual_seed(0)
+    ground_truth = truth([(0, LEFT), (1, MIDDLE), (1, RIGHT)], [])
+    predicted = MatchingProblem(torch.randn(3, 2, 7, 2), torch.rand(3, 2, 7, 4))
+    costs = {}
+    for limit in (assignment.PAIRS_AT_ONCE, 1, 30):  # all queries of all layers, one, or ten
+        monkeypatch.setattr(assignment, "PAIRS_AT_ONCE", limit)
+        costs[limit] = [HungarianMatcher().cost(predicted, ground_truth, i) for i in (0, 1)]
+    first, *others = costs.values()
+    assert [cost.shape for cost in first] == [(3, 7, 3), (3, 7, 0)]
+    for other in others:
+        assert all(map(torch.equal, other, first))
 
 
 def test_the_cheapest_assignment_is_found():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from co_detr.modeling.aux_heads import atss
 from co_detr.modeling.aux_heads.anchors import PyramidAnchors
 from co_detr.modeling.aux_heads.atss import ATSSHead, atss_match
 from co_detr.modeling.aux_heads.centerness import centerness
@@ -76,6 +77,21 @@ def test_matches_point_into_the_boxes_of_the_image():
     got = match(levels, [other, FAR], [], [FARTHER, BOX])
     assert got == [[0, 1, -1], [-1, -1, -1], [1, -1, 0]]
     assert match(levels, [], []) == [[-1] * 3] * 2
+
+
+def test_a_crowd_is_matched_the_same_in_portions(monkeypatch):
+    torch.manual_seed(0)
+    corner = torch.rand(60, 2) * 60
+    boxes = torch.cat([corner, corner + 4 + torch.rand(60, 2) * 20], dim=1)
+    levels = [torch.rand(cells, 2) * 60 for cells in (80, 20)]
+    levels = [torch.cat([c - size, c + size], dim=1) for c, size in zip(levels, (6, 12))]
+    valid = torch.rand(3, 100) > 0.2
+    batch = [boxes[:50], boxes[:0], boxes[50:]]
+    at_once = atss_match(levels, valid, batch)
+    assert len(at_once.unique()) > 20
+    for limit in (1, 7 * 80):  # one box, seven of them: some portions hold boxes of two images
+        monkeypatch.setattr(atss, "DISTANCES_AT_ONCE", limit)
+        assert torch.equal(atss_match(levels, valid, batch), at_once)
 
 
 @pytest.mark.parametrize(

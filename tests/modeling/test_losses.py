@@ -9,45 +9,51 @@ import torch.multiprocessing as mp
 from detectron2.utils import comm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from co_detr.modeling.losses import FocalLoss, LossTerm, QualityFocalLoss, normalize, one_hot
+from co_detr.modeling.losses import FocalLoss, LossTerm, QualityFocalLoss, normalize
 
 
 def logit(probability):
     return math.log(probability / (1 - probability))
 
 
-def test_one_hot_marks_nothing_for_background_and_ignored():
-    marked = one_hot(torch.tensor([[1, 3], [-1, 0]]), 3)
-    assert marked.int().tolist() == [[[0, 1, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]
+def by_class(loss, logits, classes, quality):
+    """The loss of each class alone: (..., num_classes)."""
+    each = torch.eye(logits.shape[-1]).bool()
+    return torch.stack([loss(logits, classes, quality, scored) for scored in each], dim=-1)
 
 
 def test_focal_loss_by_hand():
     # probabilities of two classes for an object of class 1 and for background (label 2)
     logits = torch.tensor([[0.2, 0.8], [0.5, 0.1]]).logit()
-    loss = FocalLoss(alpha=0.25, gamma=2.0)(logits, torch.tensor([1, 2]), torch.zeros(2))
+    loss = FocalLoss(alpha=0.25, gamma=2.0)
+    classes, quality = torch.tensor([1, 2]), torch.zeros(2)
     expected = [
         [0.75 * 0.2**2 * -math.log(0.8), 0.25 * 0.2**2 * -math.log(0.8)],
         [0.75 * 0.5**2 * -math.log(0.5), 0.75 * 0.1**2 * -math.log(0.9)],
     ]
-    torch.testing.assert_close(loss, torch.tensor(expected))
+    expected = torch.tensor(expected)
+    torch.testing.assert_close(by_class(loss, logits, classes, quality), expected)
+    torch.testing.assert_close(loss(logits, classes, quality), expected.sum(-1))
 
 
 def test_quality_focal_loss_by_hand():
     logits = torch.tensor([[0.2, 0.8], [0.5, 0.1]]).logit()
     quality = torch.tensor([0.6, 0.9])  # of background it does not count
-    loss = QualityFocalLoss(beta=2.0)(logits, torch.tensor([1, 2]), quality)
+    loss, classes = QualityFocalLoss(beta=2.0), torch.tensor([1, 2])
     matched = -(0.6 * math.log(0.8) + 0.4 * math.log(0.2)) * (0.8 - 0.6) ** 2
     expected = [
         [-math.log(0.8) * 0.2**2, matched],
         [-math.log(0.5) * 0.5**2, -math.log(0.9) * 0.1**2],
     ]
-    torch.testing.assert_close(loss, torch.tensor(expected))
+    expected = torch.tensor(expected)
+    torch.testing.assert_close(by_class(loss, logits, classes, quality), expected)
+    torch.testing.assert_close(loss(logits, classes, quality), expected.sum(-1))
 
 
 def test_a_quality_of_one_and_the_right_answer_cost_nothing():
     logits = torch.tensor([[30.0, -30.0]])
     loss = QualityFocalLoss()(logits, torch.tensor([0]), torch.ones(1))
-    torch.testing.assert_close(loss, torch.zeros(1, 2))
+    torch.testing.assert_close(loss, torch.zeros(1))
 
 
 @pytest.mark.parametrize("loss", [FocalLoss(), QualityFocalLoss()])

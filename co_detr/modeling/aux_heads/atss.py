@@ -10,6 +10,36 @@ from .dense import DensePredictions, DenseTargets
 from .points import centres, distances_to_sides
 from .truth import PaddedTruth
 
+DISTANCES_AT_ONCE = 2**23
+"""Of the objects of a batch to the anchors of a level; those of all of them may fill gigabytes."""
+
+
+def closest_anchors(
+    boxes: Tensor, anchors: list[Tensor], valid: Tensor, image: Tensor, num_candidates: int
+) -> tuple[Tensor, Tensor]:
+    """Find the anchors of each level whose centres are closest to those of boxes.
+
+    Args:
+        boxes: (T, 4), absolute XYXY.
+        anchors, valid, num_candidates: as for `atss_match`.
+        image: (T,) the image of each box.
+
+    Returns:
+        indices of anchors, and whether these are valid ones; both (T, candidates of all levels).
+    """
+    distances, candidates, start = [], [], 0
+    for level in anchors:
+        # Differences, not the faster matrix product, whose rounding would reorder close candidates.
+        distance = torch.cdist(
+            centres(boxes), centres(level), compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        distance.masked_fill_(~valid[image, start : start + len(level)], torch.inf)
+        closest, index = distance.topk(min(num_candidates, len(level)), dim=1, largest=False)
+        distances.append(closest)
+        candidates.append(index + start)
+        start += len(level)
+    return torch.cat(candidates, dim=1), torch.cat(distances, dim=1).isfinite()
+
 
 def atss_match(
     anchors: list[Tensor], valid: Tensor, gt_boxes: list[Tensor], num_candidates: int = 9
@@ -41,19 +71,12 @@ def atss_match(
         dim=1,
     )
 
-    distances, candidates, start = [], [], 0
-    for level in anchors:
-        # Differences, not the faster matrix product, whose rounding would reorder close candidates.
-        distance = torch.cdist(
-            centres(truth), centres(level), compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        distance.masked_fill_(~valid[image, start : start + len(level)], torch.inf)
-        closest, index = distance.topk(min(num_candidates, len(level)), dim=1, largest=False)
-        distances.append(closest)
-        candidates.append(index + start)
-        start += len(level)
-    usable = torch.cat(distances, dim=1).isfinite()  # (T, candidates)
-    candidates = torch.cat(candidates, dim=1)
+    at_once = max(1, DISTANCES_AT_ONCE // max(map(len, anchors)))
+    parts = [
+        closest_anchors(boxes, anchors, valid, images, num_candidates)
+        for boxes, images in zip(truth.split(at_once), image.split(at_once))
+    ]
+    candidates, usable = (torch.cat(part) for part in zip(*parts))
 
     boxes = torch.cat(anchors)[candidates]
     iou = broadcast_iou(truth[:, None], boxes)

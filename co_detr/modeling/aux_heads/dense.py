@@ -15,11 +15,11 @@ from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import clip_boxes_to_image
 
 from co_detr.ops.soft_nms import NMS, Suppression
 
-from ..losses import LossTerm, one_hot
+from ..losses import FocalLoss, LossTerm
 from .anchors import PyramidAnchors
 from .base import AuxHead, AuxOutput, keep_best_detections
 from .truth import IGNORED, PaddedTruth
@@ -301,9 +301,8 @@ class DenseHead(AuxHead):
         Returns:
             (N, A), 0 where the anchor is ignored.
         """
-        targets = one_hot(labels, self.num_classes).to(logits.dtype)
-        loss = sigmoid_focal_loss(logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma)
-        return loss.sum(-1) * (labels >= 0)
+        loss = FocalLoss(alpha=self.focal_alpha, gamma=self.focal_gamma)
+        return loss(logits, labels) * (labels >= 0)
 
     def samples(
         self,

@@ -52,11 +52,11 @@ class GFLHead(DenseHead):
     ) -> dict[str, LossTerm]:
         boxes, truth, positive = self.compare(anchors, predictions, targets)
         num_positive = positive.sum(dim=1).clamp(min=1).sum()
-        weight = predictions.logits.detach().sigmoid().amax(dim=-1) * positive
+        weight = predictions.logits.detach().amax(dim=-1).sigmoid() * positive
 
         quality = broadcast_iou(boxes.detach(), truth) * positive
         class_loss = self.quality_focal_loss(predictions.logits, targets.labels, quality)
-        class_loss = (class_loss.sum(dim=-1) * (targets.labels >= 0)).sum()
+        class_loss = (class_loss * (targets.labels >= 0)).sum()
         box_loss = (giou_loss(boxes, truth) * weight).sum()
         distances = distances_to_sides(anchors, truth) / self.strides_of(anchors)[:, None]
         sides = self.distribution_loss(predictions.regression, distances).mean(dim=-1)

@@ -67,6 +67,7 @@ class DeformableEncoderLayer(nn.Module):
         embed_dim: C.
         num_heads, num_levels, num_points: see `DeformableAttention`.
         ffn_dim: width of the feed-forward network.
+        ffn_tokens_at_once: see `FeedForward`; its activations are half of what the layer keeps.
     """
 
     def __init__(
@@ -77,13 +78,16 @@ class DeformableEncoderLayer(nn.Module):
         num_levels: int = 4,
         num_points: int = 4,
         ffn_dim: int = 2048,
+        ffn_tokens_at_once: int | None = None,
     ):
         super().__init__()
         self.attention = DeformableAttention(
             embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.attention_norm = nn.LayerNorm(embed_dim)
-        self.ffn = FeedForward(embed_dim=embed_dim, hidden_dim=ffn_dim)
+        self.ffn = FeedForward(
+            embed_dim=embed_dim, hidden_dim=ffn_dim, tokens_at_once=ffn_tokens_at_once
+        )
         self.ffn_norm = nn.LayerNorm(embed_dim)
 
     def forward(self, tokens, position, centers, offset_scale, padding, spatial_shapes) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..focal import PAIRS_AT_ONCE
 from .encoder import EncoderMemory, cell_centers
 from .prediction import box_branch, class_branch
 
@@ -75,18 +76,26 @@ class TwoStageProposals(nn.Module):
         # Invalid tokens share one ordinary feature and take part in everything that follows, as
         # in the released implementation; their box is the whole image.
         tokens = self.output_norm(self.output(memory.tokens.masked_fill(invalid, 0.0)))
-        logits = self.class_branch(tokens)
-        boxes = (self.box_branch(tokens) + base).sigmoid()
-
-        score = logits[..., 0] if self.class_agnostic else logits.max(-1).values
         count = self.num_proposals + (self.num_extra if self.training else 0)
-        index = score.topk(min(count, score.shape[1]), dim=1).indices
-        chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        if not self.class_agnostic:
-            scored = index[:, : self.num_proposals, None]
-            logits = logits.gather(1, scored.expand(-1, -1, logits.shape[-1]))
-            boxes = chosen[:, : self.num_proposals]
-        return Proposals(index, chosen.detach(), logits, boxes, self.class_agnostic)
+        count = min(count, tokens.shape[1])
+        if self.class_agnostic:
+            logits = self.class_branch(tokens)
+            boxes = (self.box_branch(tokens) + base).sigmoid()
+            index = logits[..., 0].topk(count, dim=1).indices
+            return Proposals(index, _take(boxes, index).detach(), logits, boxes, True)
+        # The loss looks at the chosen tokens only: no gradient, and nothing kept, for the others.
+        index = self.best_scores(tokens).topk(count, dim=1).indices
+        tokens, base = _take(tokens, index), _take(base, index)
+        boxes = (self.box_branch(tokens) + base).sigmoid()
+        logits = self.class_branch(tokens[:, : self.num_proposals])
+        return Proposals(index, boxes.detach(), logits, boxes[:, : self.num_proposals], False)
+
+    @torch.no_grad()
+    def best_scores(self, tokens: Tensor) -> Tensor:
+        """The highest class logit of each token (N, S, C), so many at once that memory stays small:
+        (N, S)."""
+        rows = max(1, PAIRS_AT_ONCE // (len(tokens) * self.class_branch.out_features))
+        return torch.cat([self.class_branch(part).amax(-1) for part in tokens.split(rows, 1)], 1)
 
     def base_boxes(self, memory: EncoderMemory) -> Tensor:
         """(N, S, 4) in logit space: a square at each cell's centre; +inf where it is no proposal.
@@ -101,3 +110,8 @@ class TwoStageProposals(nn.Module):
         boxes = torch.cat(levels, dim=1)
         inside = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~memory.padding
         return boxes.logit().masked_fill(~inside[..., None], float("inf"))
+
+
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (N, S, k) at indices (N, P): (N, P, k)."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
