@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from co_detr.ops.ms_deform_attn import ms_deform_attn
+from co_detr.ops.ms_deform_attn import ms_deform_attn_from_offsets
 
 from ..queries.group import Span
 
@@ -85,10 +85,14 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(memory).masked_fill(padding[..., None], 0.0)
         value = value.view(N, memory.shape[1], M, -1)
         query = query.to(self.sampling_offsets.weight.dtype)
-        offsets = self.sampling_offsets(query).view(N, Q, M, levels, P, 2)
-        weights = self.attention_weights(query).view(N, Q, M, levels * P).softmax(-1)
-        locations = centers[:, :, None, :, None] + offsets * offset_scale[:, :, None, :, None]
-        sampled = ms_deform_attn(value, spatial_shapes, locations, weights.view(N, Q, M, levels, P))
+        sampled = ms_deform_attn_from_offsets(
+            value,
+            spatial_shapes,
+            centers,
+            offset_scale,
+            self.sampling_offsets(query).view(N, Q, M, levels, P, 2),
+            self.attention_weights(query).view(N, Q, M, levels, P),
+        )
         return self.output_proj(sampled)
 
 
