@@ -207,18 +207,47 @@ def test_the_variable_forces_the_reference(broken_cpu, inputs, monkeypatch):
 @pytest.mark.parametrize(
     ("forced", "device", "message"),
     [
-        ("cuda", "cpu", "CO_DETR_MS_DEFORM_ATTN=cuda is none of reference, cpu"),
-        ("cpu", "cuda", "CO_DETR_MS_DEFORM_ATTN=cpu cannot run on cuda"),
+        ("cuda", "cpu", "CO_DETR_MS_DEFORM_ATTN=cuda is none of reference, cpu, triton"),
+        ("cpu", "cuda", "=cpu cannot run on cuda: move the model to the CPU, or unset it"),
+        ("triton", "cpu", "=triton cannot run on cpu: move the model to a CUDA device"),
     ],
 )
 def test_what_cannot_be_forced_is_said(forced, device, message, monkeypatch):
     monkeypatch.setenv(choice.VARIABLE, forced)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(choice, "_has_triton", lambda: True)
     with pytest.raises(ValueError, match=message):
         choice.implementation_for(device)
 
 
-def test_the_log_names_the_choice_once(inputs, caplog):
+@pytest.mark.parametrize(
+    ("device", "has_triton", "chosen", "said"),
+    [
+        ("cpu", True, "cpu", "cpu: cpu implementation (the fast one for the CPU)."),
+        ("cuda", True, "triton", "cuda: triton implementation (the fast one for CUDA)."),
+        (
+            "cuda",
+            False,
+            "reference",
+            "cuda: reference implementation (for the fast one, install the package triton).",
+        ),
+        (
+            "mps",
+            True,
+            "reference",
+            "mps: reference implementation (there is no faster one for mps).",
+        ),
+    ],
+)
+def test_the_log_names_the_choice_once(device, has_triton, chosen, said, caplog, monkeypatch):
+    monkeypatch.setattr(choice, "_has_triton", lambda: has_triton)
     with caplog.at_level(logging.INFO):
-        Core()(*inputs)
-        Core()(*inputs)
-    assert caplog.messages == ["Deformable attention on cpu: cpu implementation."]
+        assert [choice.implementation_for(device) for _ in range(2)] == [chosen] * 2
+    assert caplog.messages == [f"Deformable attention on {said}"]
+
+
+def test_triton_must_be_there_to_be_forced(monkeypatch):
+    monkeypatch.setenv(choice.VARIABLE, "triton")
+    monkeypatch.setattr(choice, "_has_triton", lambda: False)
+    with pytest.raises(ValueError, match="cannot run on cuda: install the package triton"):
+        choice.implementation_for("cuda")

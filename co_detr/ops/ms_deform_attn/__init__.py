@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import operator
-from .choice import REFERENCE, implementation_for
+from .choice import REFERENCE, TRITON, implementation_for
 from .reference import locations_and_weights, ms_deform_attn_reference
 
 __all__ = ["ms_deform_attn", "ms_deform_attn_from_offsets", "ms_deform_attn_reference"]
@@ -86,8 +86,13 @@ def ms_deform_attn_from_offsets(
         _check_pairs(attention_logits, "attention_logits", offsets, "offsets")
         _check_frame(attention_logits, "centers", centers)
         _check_frame(attention_logits, "offset_scale", offset_scale)
-    # The operator is one kernel where Triton runs. Elsewhere it would only compute locations and
-    # weights twice, for the backward pass again.
+    if _implementation(value) == TRITON:  # one kernel
+        N, Q, _, L, _ = attention_logits.shape
+        frame = centers.expand(N, Q, L, 2), offset_scale.expand(N, Q, L, 2)
+        return operator.sample_from_offsets(
+            value, _flat(spatial_shapes), *frame, offsets, attention_logits
+        )
+    # The operator would only compute locations and weights twice, for the backward pass again.
     samples = locations_and_weights(centers, offset_scale, offsets, attention_logits)
     return _sample(value, spatial_shapes, *samples)
 

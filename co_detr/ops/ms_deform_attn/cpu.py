@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .reference import frame_gradients, locations_and_weights
+
 # Samples handled at a time: their intermediates stay in the cache, and what calling the operators
 # costs stays small beside them. Between 2**15 and 2**19 this matters little.
 CHUNK = 2**17
@@ -81,6 +83,51 @@ def backward(
     return tuple(
         grad.view(x.shape).to(x.dtype) if needs else None
         for grad, x, needs in zip(grads, inputs, (needs_value, needs_samples, needs_samples))
+    )
+
+
+def forward_from_offsets(
+    value: Tensor,
+    spatial_shapes: Shapes,
+    centers: Tensor,
+    offset_scale: Tensor,
+    offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """`ms_deform_attn_from_offsets`, for whole centers and scales (N, Q, levels, 2)."""
+    samples = locations_and_weights(centers, offset_scale, offsets, attention_logits)
+    return forward(value, spatial_shapes, *samples)
+
+
+def backward_from_offsets(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Shapes,
+    centers: Tensor,
+    offset_scale: Tensor,
+    offsets: Tensor,
+    attention_logits: Tensor,
+    needs_value: bool,
+    needs_frame: bool,
+    needs_samples: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of value, centers, scale, offsets and logits.
+
+    The first is None unless `needs_value`, the others are if neither they nor their partner is
+    needed: centers and scale (`needs_frame`), offsets and logits (`needs_samples`).
+    """
+    locations, weights = locations_and_weights(centers, offset_scale, offsets, attention_logits)
+    needs = needs_value, needs_samples or needs_frame
+    grads = backward(grad_output, value, spatial_shapes, locations, weights, *needs)
+    grad_value, grad_locations, grad_weights = grads
+    if grad_locations is None:
+        return grad_value, None, None, None, None
+    mean = (grad_weights * weights).flatten(-2).sum(-1)[..., None, None]
+    grad_logits = ((grad_weights - mean) * weights).to(attention_logits.dtype)
+    return (
+        grad_value,
+        *frame_gradients(grad_locations, centers, offset_scale, offsets),
+        grad_logits,
     )
 
 

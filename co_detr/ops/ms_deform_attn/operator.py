@@ -15,34 +15,39 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from . import cpu
-from .choice import implementation_for
-from .reference import locations_and_weights
+from .choice import TRITON, implementation_for
 
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 
 
 def _kernels(value: Tensor) -> ModuleType:
-    """The module with the `forward` and `backward` to run."""
+    """The module whose functions run on the device of `value`."""
     name = implementation_for(value.device.type)
-    kernels = {"cpu": cpu}
-    if name not in kernels:
+    if name == TRITON:
+        from . import triton  # imports the package of that name, which not everybody has
+
+        return triton
+    if value.device.type != "cpu":
         raise NotImplementedError(
-            f"the {name} implementation is no operator; call co_detr.ops.ms_deform_attn"
+            f"these operators need Triton on {value.device}, where the {name} implementation runs: "
+            "call the functions of co_detr.ops.ms_deform_attn, which choose"
         )
-    return kernels[name]
+    return cpu
 
 
 def _pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(flat[::2], flat[1::2]))
 
 
-def _or_empty(grad: Tensor | None, like: Tensor) -> Tensor:
+def _or_empty(
+    grads: Sequence[Tensor | None], inputs: Sequence[Tensor], needed: Sequence[bool]
+) -> tuple[Tensor, ...]:
     """Operators return no None."""
-    return like.new_empty(0) if grad is None else grad
+    return tuple(grad if need else x.new_empty(0) for grad, x, need in zip(grads, inputs, needed))
 
 
-def _grads_like(*inputs: tuple[Tensor, bool]) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape if needed else (0,)) for x, needed in inputs)
+def _grads_like(inputs: Sequence[Tensor], needed: Sequence[bool]) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape if need else (0,)) for x, need in zip(inputs, needed))
 
 
 # ---------------------------------------------------------------- from locations and weights
@@ -72,21 +77,10 @@ def sample_backward(
     needs_samples: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights; empty where they are not needed."""
-    grads = _kernels(value).backward(
-        grad_output,
-        value,
-        _pairs(spatial_shapes),
-        sampling_locations,
-        attention_weights,
-        needs_value,
-        needs_samples,
-    )
-    grad_value, grad_locations, grad_weights = grads
-    return (
-        _or_empty(grad_value, value),
-        _or_empty(grad_locations, sampling_locations),
-        _or_empty(grad_weights, attention_weights),
-    )
+    samples, needed = (sampling_locations, attention_weights), (needs_value, needs_samples)
+    shapes = _pairs(spatial_shapes)
+    grads = _kernels(value).backward(grad_output, value, shapes, *samples, *needed)
+    return _or_empty(grads, (value, *samples), (*needed, needs_samples))
 
 
 @sample.register_fake
@@ -97,9 +91,8 @@ def _(value, spatial_shapes, sampling_locations, attention_weights):
 
 @sample_backward.register_fake
 def _(grad, value, spatial_shapes, sampling_locations, weights, needs_value, needs_samples):
-    return _grads_like(
-        (value, needs_value), (sampling_locations, needs_samples), (weights, needs_samples)
-    )
+    needed = needs_value, needs_samples, needs_samples
+    return _grads_like((value, sampling_locations, weights), needed)
 
 
 def _keep(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
@@ -138,8 +131,9 @@ def sample_from_offsets(
 
     Centers and scale are (N, Q, levels, 2) here.
     """
-    samples = locations_and_weights(centers, offset_scale, offsets, attention_logits)
-    return _kernels(value).forward(value, _pairs(spatial_shapes), *samples)
+    return _kernels(value).forward_from_offsets(
+        value, _pairs(spatial_shapes), centers, offset_scale, offsets, attention_logits
+    )
 
 
 @torch.library.custom_op(
@@ -161,31 +155,12 @@ def sample_from_offsets_backward(
 
     Those of centers and scale are if `needs_frame`, those of offsets and logits if `needs_samples`.
     """
-    locations, weights = locations_and_weights(centers, offset_scale, offsets, attention_logits)
-    grad_value, grad_locations, grad_weights = _kernels(value).backward(
-        grad_output,
-        value,
-        _pairs(spatial_shapes),
-        locations,
-        weights,
-        needs_value,
-        needs_samples or needs_frame,
+    samples = centers, offset_scale, offsets, attention_logits
+    needed = needs_value, needs_frame, needs_samples
+    grads = _kernels(value).backward_from_offsets(
+        grad_output, value, _pairs(spatial_shapes), *samples, *needed
     )
-    grad_centers = grad_scale = grad_offsets = grad_logits = None
-    if needs_frame:
-        grad_centers = grad_locations.sum((2, 4)).to(centers.dtype)
-        grad_scale = (grad_locations * offsets).sum((2, 4)).to(offset_scale.dtype)
-    if needs_samples:
-        grad_offsets = (grad_locations * offset_scale[:, :, None, :, None]).to(offsets.dtype)
-        mean = (grad_weights * weights).flatten(-2).sum(-1)[..., None, None]
-        grad_logits = ((grad_weights - mean) * weights).to(attention_logits.dtype)
-    return (
-        _or_empty(grad_value, value),
-        _or_empty(grad_centers, centers),
-        _or_empty(grad_scale, offset_scale),
-        _or_empty(grad_offsets, offsets),
-        _or_empty(grad_logits, attention_logits),
-    )
+    return _or_empty(grads, (value, *samples), _per_input(*needed))
 
 
 @sample_from_offsets.register_fake
@@ -198,13 +173,12 @@ def _(value, spatial_shapes, centers, offset_scale, offsets, attention_logits):
 def _(
     grad, value, spatial_shapes, centers, scale, offsets, logits, for_value, for_frame, for_samples
 ):
-    return _grads_like(
-        (value, for_value),
-        (centers, for_frame),
-        (scale, for_frame),
-        (offsets, for_samples),
-        (logits, for_samples),
-    )
+    inputs = value, centers, scale, offsets, logits
+    return _grads_like(inputs, _per_input(for_value, for_frame, for_samples))
+
+
+def _per_input(value: bool, frame: bool, samples: bool) -> tuple[bool, ...]:
+    return value, frame, frame, samples, samples
 
 
 def _from_offsets_gradients(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:

@@ -50,3 +50,17 @@ def locations_and_weights(
     dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = logits.flatten(-2).softmax(-1, dtype=dtype).view(logits.shape)
     return locations, weights
+
+
+def frame_gradients(
+    grad_locations: Tensor, centers: Tensor, offset_scale: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of centers, scale and offsets, in their dtypes, given that of the locations."""
+    grad_centers = grad_locations.sum((2, 4))
+    grad_scale = (grad_locations * offsets).sum((2, 4))
+    grad_offsets = grad_locations * offset_scale[:, :, None, :, None]
+    return (
+        grad_centers.to(centers.dtype),
+        grad_scale.to(offset_scale.dtype),
+        grad_offsets.to(offsets.dtype),
+    )
