@@ -15,6 +15,7 @@ import ctypes
 import gc
 import inspect
 import math
+import os
 import statistics
 import sys
 import time
@@ -37,7 +38,8 @@ from co_detr.engine.host_syncs import HostSyncs
 from co_detr.modeling.losses import FocalLoss
 from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, QueryGroup
 from co_detr.modeling.transformer.encoder import EncoderMemory
-from co_detr.ops.ms_deform_attn import ms_deform_attn_cpu, ms_deform_attn_reference
+from co_detr.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
+from co_detr.ops.ms_deform_attn.choice import REFERENCE, VARIABLE
 
 # A repeat calls a side so often that it takes at least this long, in seconds.
 MIN_REPEAT_TIME = 0.05
@@ -95,7 +97,7 @@ def compare_deformable_attention(device: torch.device) -> Iterator[Comparison]:
         for direction, run in [("forward", forward), ("forward+backward", forward_backward)]:
             yield Comparison(
                 f"{name}: {direction}",
-                ("CPU path", run(ms_deform_attn_cpu, shapes, *inputs)),
+                ("CPU path", run(ms_deform_attn, shapes, *inputs)),
                 ("reference", run(ms_deform_attn_reference, shapes, *inputs)),
             )
 
@@ -363,11 +365,10 @@ def train_step(model: nn.Module, batch: list[dict[str, object]]) -> Callable[[],
 
 
 def with_reference_attention(function: Callable[[], object]) -> Callable[[], object]:
-    """The same call with `ms_deform_attn_reference` in place of `ms_deform_attn`."""
+    """The same call with the reference implementation of deformable attention."""
 
     def run() -> object:
-        target = "co_detr.modeling.transformer.attention.ms_deform_attn"
-        with mock.patch(target, ms_deform_attn_reference):
+        with mock.patch.dict(os.environ, {VARIABLE: REFERENCE}):
             return function()
 
     return run

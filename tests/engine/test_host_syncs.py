@@ -224,7 +224,7 @@ def test_masks_cost_as_many_waits_for_any_number_of_images(form):
 
 def test_a_watched_step_computes_the_same():
     """It takes the implementations for other devices, which must not differ from those for the
-    CPU: deformable attention, NMS and RoI pooling."""
+    CPU: NMS and RoI pooling."""
     results = []
     for watched in (False, True):
         torch.manual_seed(0)

@@ -385,7 +385,8 @@ def test_where_queries_look():
     memory = make_memory(1)  # valid: 6 of 8 columns, 4 of 6 rows; 3 of 4 and 2 of 3
     reference = torch.tensor([[[0.5, 0.25, 0.4, 0.8], [0.5, 0.25, 0.5, 0.5]]])
     points = torch.tensor([False, True])
-    centers, scale = make_decoder()._sampling_frame(reference, points, memory)
+    boxes = reference[:, :, None] * memory.valid_ratios[:, None].repeat(1, 1, 1, 2)
+    centers, scale = make_decoder()._sampling_frame(boxes, points, memory.spatial_shapes)
     # the valid share is 3/4 of the width and 2/3 of the height on both levels
     torch.testing.assert_close(centers, torch.tensor([0.375, 1 / 6]).expand(1, 2, 2, 2))
     half_box_over_points = torch.tensor([0.4 * 3 / 4, 0.8 * 2 / 3]) / 2 / 2

@@ -53,15 +53,15 @@ def test_predictions_are_those_of_float32(family, dtype, monkeypatch):
     logits, boxes = _predictions(model, images)
 
     seen = set()
-    sample = attention.ms_deform_attn
+    sample = attention.ms_deform_attn_from_offsets
 
-    def note(value, shapes, locations, weights):
-        seen.add((value.dtype, locations.dtype))
-        return sample(value, shapes, locations, weights)
+    def note(value, shapes, centers, scale, offsets, logits):
+        seen.add((value.dtype, centers.dtype, scale.dtype))
+        return sample(value, shapes, centers, scale, offsets, logits)
 
-    monkeypatch.setattr(attention, "ms_deform_attn", note)
+    monkeypatch.setattr(attention, "ms_deform_attn_from_offsets", note)
     low_logits, low_boxes = _predictions(model.to(dtype), images)
-    assert seen == {(dtype, torch.float32)}
+    assert seen == {(dtype, torch.float32, torch.float32)}
     # Logits are about -4.6, of which a single rounding may cost 2 eps; a coordinate of 1 that is
     # rounded once would be off by eps / 2.
     eps = torch.finfo(dtype).eps

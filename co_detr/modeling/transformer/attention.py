@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from co_detr.ops.ms_deform_attn import ms_deform_attn
+from co_detr.ops.ms_deform_attn import locations_and_weights, ms_deform_attn_from_offsets
 
 from ..queries.group import Span
 
@@ -83,8 +83,16 @@ class DeformableAttention(nn.Module):
         # the mask comes after the projection so that its bias does not leak out of the padding
         value = self.value_proj(memory).masked_fill(padding[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))
-        locations, weights = self.samples(query, centers, offset_scale)
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        frame = centers, offset_scale
+        sampled = ms_deform_attn_from_offsets(value, spatial_shapes, *frame, *self.project(query))
+        return self.output_proj(sampled)
+
+    def project(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets (N, Q, M, levels, P, 2) and attention logits (N, Q, M, levels, P) of queries."""
+        shape = self.num_heads, self.num_levels, self.num_points
+        query = query.to(self.sampling_offsets.weight.dtype)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
+        return offsets, self.attention_weights(query).unflatten(-1, shape)
 
     def samples(
         self, query: Tensor, centers: Tensor, offset_scale: Tensor
@@ -95,12 +103,7 @@ class DeformableAttention(nn.Module):
             locations (N, Q, M, levels, P, 2), (x, y) as a fraction of each padded level, and
             weights (N, Q, M, levels, P), which add up to 1 for each head of a query.
         """
-        shape = self.num_heads, self.num_levels, self.num_points
-        query = query.to(self.sampling_offsets.weight.dtype)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        locations = centers[:, :, None, :, None] + offsets * offset_scale[:, :, None, :, None]
-        return locations, weights.unflatten(-1, shape[1:])
+        return locations_and_weights(centers, offset_scale, *self.project(query))
 
 
 def split_heads(tensor: Tensor, num_heads: int) -> Tensor:

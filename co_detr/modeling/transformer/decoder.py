@@ -149,12 +149,15 @@ class DeformableDecoder(nn.Module):
         reference, points = _references(groups)
         position = fixed_positions(groups) if self.position_mlp is None else None
 
+        valid_ratios = memory.valid_ratios
+
         logits, boxes = [], []
         start = reference  # what predictions correct: like the reference, but with more gradient
         for index, layer in enumerate(self.layers):
-            centers, offset_scale = self._sampling_frame(reference, points, memory)
+            on_levels = reference[:, :, None] * valid_ratios[:, None].repeat(1, 1, 1, 2)
+            centers, offset_scale = self._sampling_frame(on_levels, points, memory.spatial_shapes)
             if self.position_mlp is not None:
-                position = self._position_from(reference, memory)
+                position = self._position_from(on_levels[:, :, 0])
             content = layer(content, position, centers, offset_scale, memory, spans)
 
             branch = index if self.refine else 0
@@ -171,23 +174,22 @@ class DeformableDecoder(nn.Module):
                 start = refined if self.look_forward_twice else reference
         return split_predictions(groups, torch.stack(logits), torch.stack(boxes))
 
-    def _position_from(self, reference: Tensor, memory: EncoderMemory) -> Tensor:
+    def _position_from(self, boxes: Tensor) -> Tensor:
         """(N, Q, C) from boxes (N, Q, 4) as fractions of the first level, order y, x, w, h."""
-        on_level = reference * memory.valid_ratios[:, :1].repeat(1, 1, 2)
-        features = box_embedding(on_level, self.embed_dim // 2)
+        features = box_embedding(boxes, self.embed_dim // 2)
         return self.position_mlp(features.to(self.norm.weight.dtype))
 
     def _sampling_frame(
-        self, reference: Tensor, points: Tensor | None, memory: EncoderMemory
+        self, boxes: Tensor, points: Tensor | None, spatial_shapes: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Centres and length of a unit offset, both (N, Q, levels, 2), in fractions of the levels.
 
-        A unit offset is half the box over P, or one cell where the reference is only a point.
+        A unit offset is half the box over P, or one cell where the reference is only a point; boxes
+        are (N, Q, levels, 4), as fractions of the levels.
         """
-        scaled = reference[:, :, None] * memory.valid_ratios[:, None].repeat(1, 1, 1, 2)
-        centers, scale = scaled[..., :2], scaled[..., 2:] * (0.5 / self.num_points)
+        centers, scale = boxes[..., :2], boxes[..., 2:] * (0.5 / self.num_points)
         if points is not None:
-            cell = 1 / reference.new_tensor([(w, h) for h, w in memory.spatial_shapes])
+            cell = 1 / boxes.new_tensor([(w, h) for h, w in spatial_shapes])
             scale = torch.where(points[:, None, None], cell, scale)
         return centers, scale
 

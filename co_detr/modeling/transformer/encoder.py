@@ -3,7 +3,6 @@
 Letters: N images, S encoder tokens (all levels, fine to coarse, row-major), C channels.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,9 +33,12 @@ class EncoderMemory:
     valid_cells: Tensor
     position: Tensor | None = None
 
-    @functools.cached_property  # every decoder layer asks, and it copies to the device
+    @property
     def valid_ratios(self) -> Tensor:
-        """(N, levels, 2): the valid share of each level's (width, height)."""
+        """(N, levels, 2): the valid share of each level's (width, height).
+
+        Computed anew each time, with a copy to the device.
+        """
         sizes = [(w, h) for h, w in self.spatial_shapes]
         return self.valid_cells / self.valid_cells.new_tensor(sizes)
 

@@ -22,7 +22,8 @@ import scipy.sparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+
+from .reference import frame_gradients, locations_and_weights
 
 # Samples handled at a time: their intermediates stay in the cache, and what calling the operators
 # costs stays small beside them. Between 2**15 and 2**19 this matters little.
@@ -34,76 +35,121 @@ with warnings.catch_warnings():
     torch.sparse_csr_tensor([0], [], [], (0, 0))
 
 
-def ms_deform_attn_cpu(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+Shapes = Sequence[tuple[int, int]]
+
+
+def forward(
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """Gather the corners of all samples of a query and head as one weighted bag of table rows.
 
-    Same contract as `co_detr.ops.ms_deform_attn.ms_deform_attn`, which explains the arguments; all
-    tensors share one dtype, float32 or float64, and none is empty.
+    Same contract as `co_detr.ops.ms_deform_attn.ms_deform_attn`, which explains the arguments; not
+    differentiable by itself.
     """
-    shapes = tuple(map(tuple, spatial_shapes))
-    return _MSDeformAttn.apply(value, shapes, sampling_locations, attention_weights)
-
-
-class _MSDeformAttn(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        value: Tensor,
-        spatial_shapes: tuple[tuple[int, int], ...],
-        sampling_locations: Tensor,
-        attention_weights: Tensor,
-    ) -> Tensor:
-        N, Q, M = attention_weights.shape[:3]
-        D = value.shape[-1]
-        bags = _Bags(value, spatial_shapes, sampling_locations, attention_weights)
-        table = value.reshape(-1, D)
-        output = value.new_empty(N * Q * M, D)
-        for span in bags.spans():
-            corners = bags.corners(span)
-            output[bags.of(span)] = F.embedding_bag(
-                corners.rows, table, per_sample_weights=corners.weights, mode="sum"
-            )
-        ctx.save_for_backward(value, sampling_locations, attention_weights)
-        ctx.spatial_shapes = spatial_shapes
-        return output.view(N, Q, M * D)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        value, sampling_locations, attention_weights = ctx.saved_tensors
-        needs_value, _, needs_locations, needs_weights = ctx.needs_input_grad
-        D = value.shape[-1]
-        # The corners are computed anew: a tenth of the backward pass, most of the memory.
-        bags = _Bags(value, ctx.spatial_shapes, sampling_locations, attention_weights)
-        table = value.detach().reshape(-1, D)
-        grad_bags = grad_output.detach().reshape(-1, D).contiguous()
-
-        rows = torch.empty(len(grad_bags), bags.size, dtype=bags.layout.index_dtype)
-        weights = table.new_empty(rows.shape)
-        grad_locations = torch.empty_like(bags.locations)
-        grad_attention = torch.empty_like(bags.attention)
-        for span in bags.spans():
-            of = bags.of(span)
-            corners = bags.corners(span, out=(rows[of], weights[of]))
-            if needs_locations or needs_weights:
-                grad_corners = _dot_products(corners, grad_bags[of], table)
-                bags.backward(
-                    span, corners, grad_corners, grad_locations[span], grad_attention[span]
-                )
-        grad_value = None
-        if needs_value:
-            grad_value = _transposed_product(rows, weights, grad_bags, len(table)).view(value.shape)
-        return (
-            grad_value,
-            None,
-            grad_locations.view(sampling_locations.shape) if needs_locations else None,
-            grad_attention.view(attention_weights.shape) if needs_weights else None,
+    N, Q, M, L, P = attention_weights.shape
+    D = value.shape[-1]
+    bags = _Bags(value, spatial_shapes, sampling_locations, attention_weights)
+    if bags.is_empty:
+        return value.new_zeros(N, Q, M * D)
+    output = bags.table.new_empty(N * Q * M, D)
+    for span in bags.spans():
+        corners = bags.corners(span)
+        output[bags.of(span)] = F.embedding_bag(
+            corners.rows, bags.table, per_sample_weights=corners.weights, mode="sum"
         )
+    return output.view(N, Q, M * D).to(value.dtype)
+
+
+def backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Shapes,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    needs_value: bool,
+    needs_samples: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of value, locations and weights, given that of the output, each in its own dtype.
+
+    The first is None unless `needs_value`, the others are None unless `needs_samples`.
+    """
+    inputs = value, sampling_locations, attention_weights
+    bags = _Bags(value, spatial_shapes, sampling_locations, attention_weights)
+    if bags.is_empty:
+        grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
+    else:
+        # The corners are computed anew: a tenth of the backward pass, most of the memory.
+        grads = _gradients(grad_output, bags, needs_value, needs_samples)
+    return tuple(
+        grad.view(x.shape).to(x.dtype) if needs else None
+        for grad, x, needs in zip(grads, inputs, (needs_value, needs_samples, needs_samples))
+    )
+
+
+def forward_from_offsets(
+    value: Tensor,
+    spatial_shapes: Shapes,
+    centers: Tensor,
+    offset_scale: Tensor,
+    offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """`ms_deform_attn_from_offsets`, for whole centers and scales (N, Q, levels, 2)."""
+    samples = locations_and_weights(centers, offset_scale, offsets, attention_logits)
+    return forward(value, spatial_shapes, *samples)
+
+
+def backward_from_offsets(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Shapes,
+    centers: Tensor,
+    offset_scale: Tensor,
+    offsets: Tensor,
+    attention_logits: Tensor,
+    needs_value: bool,
+    needs_frame: bool,
+    needs_samples: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of value, centers, scale, offsets and logits.
+
+    The first is None unless `needs_value`, the others are if neither they nor their partner is
+    needed: centers and scale (`needs_frame`), offsets and logits (`needs_samples`).
+    """
+    locations, weights = locations_and_weights(centers, offset_scale, offsets, attention_logits)
+    needs = needs_value, needs_samples or needs_frame
+    grads = backward(grad_output, value, spatial_shapes, locations, weights, *needs)
+    grad_value, grad_locations, grad_weights = grads
+    if grad_locations is None:
+        return grad_value, None, None, None, None
+    mean = (grad_weights * weights).flatten(-2).sum(-1)[..., None, None]
+    grad_logits = ((grad_weights - mean) * weights).to(attention_logits.dtype)
+    return (
+        grad_value,
+        *frame_gradients(grad_locations, centers, offset_scale, offsets),
+        grad_logits,
+    )
+
+
+def _gradients(
+    grad_output: Tensor, bags: "_Bags", needs_value: bool, needs_samples: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    table = bags.table
+    grad_bags = grad_output.detach().to(table.dtype).reshape(-1, table.shape[1]).contiguous()
+    rows = torch.empty(len(grad_bags), bags.size, dtype=bags.layout.index_dtype)
+    weights = table.new_empty(rows.shape)
+    grad_locations = torch.empty_like(bags.locations, memory_format=torch.contiguous_format)
+    grad_attention = torch.empty_like(bags.attention, memory_format=torch.contiguous_format)
+    for span in bags.spans():
+        of = bags.of(span)
+        corners = bags.corners(span, out=(rows[of], weights[of]))
+        if needs_samples:
+            grad_corners = _dot_products(corners, grad_bags[of], table)
+            bags.backward(span, corners, grad_corners, grad_locations[span], grad_attention[span])
+    grad_value = None
+    if needs_value:
+        grad_value = _transposed_product(rows, weights, grad_bags, len(table))
+    return grad_value, grad_locations, grad_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,22 +214,27 @@ class _Bags:
     def __init__(
         self,
         value: Tensor,
-        spatial_shapes: tuple[tuple[int, int], ...],
+        spatial_shapes: Shapes,
         sampling_locations: Tensor,
         attention_weights: Tensor,
     ) -> None:
-        N, S, M, _ = value.shape
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        N, S, M, D = value.shape
         _, Q, _, L, P = attention_weights.shape
         self.heads, self.samples = M, L * P
         self.size = 4 * L * P
         self.num_queries = N * Q
         self.num_rows = N * S * M
         index_dtype = torch.int32 if self.num_rows < 2**31 else torch.int64
-        self.layout = _layout(spatial_shapes, M, P, value.dtype, index_dtype)
+        self.is_empty = value.numel() == 0 or attention_weights.numel() == 0
+        if self.is_empty:
+            return
+        self.layout = _layout(tuple(spatial_shapes), M, P, dtype, index_dtype)
         self.first_row = torch.arange(0, self.num_rows, S * M, dtype=index_dtype)
         self.first_row = self.first_row.repeat_interleave(Q)[:, None]  # (N*Q, 1) of the image
-        self.locations = sampling_locations.detach().reshape(N * Q, M * L * P, 2)
-        self.attention = attention_weights.detach().reshape(N * Q, M * L * P)
+        self.table = value.detach().to(dtype).reshape(-1, D)
+        self.locations = sampling_locations.detach().to(dtype).reshape(N * Q, M * L * P, 2)
+        self.attention = attention_weights.detach().to(dtype).reshape(N * Q, M * L * P)
 
     def spans(self) -> Iterator[slice]:
         step = max(1, CHUNK // (self.heads * self.samples))
@@ -261,7 +312,8 @@ def _dot_products(corners: _Corners, grad_bags: Tensor, table: Tensor) -> Tensor
     """Dot product of each bag's output gradient with each of the bag's rows: (bags, 4*K)."""
     rows = corners.rows
     if rows.shape[1] >= len(table):  # more entries than cells, which the sparse product cannot hold
-        return (grad_bags @ table.t()).gather(1, rows.long())
+        with torch.autocast("cpu", enabled=False):
+            return (grad_bags @ table.t()).gather(1, rows.long())
     entries = torch.sparse_csr_tensor(
         torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=rows.dtype),
         rows.flatten(),
