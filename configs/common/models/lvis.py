@@ -6,8 +6,13 @@ from co_detr.modeling.fed_loss import FederatedClasses
 
 
 def use_lvis_classes(model):
-    """1203 classes, of which 50 are trained on in each step (FedLoss); changes `model`."""
+    """1203 classes, of which 50 are trained on in each step (FedLoss); changes `model`.
+
+    Their logits for all anchors, and images of up to 300 objects, want memory: the activations of
+    the encoder's feed-forward networks are computed twice instead of kept.
+    """
     model.num_classes = 1203
+    model.encoder.ffn_tokens_at_once = 8192
     model.criterion.federated = L(FederatedClasses)(
         num_classes="${...num_classes}",
         num_sampled=50,
