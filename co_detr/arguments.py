@@ -139,3 +139,11 @@ def tool_config(args: argparse.Namespace) -> "DictConfig":
 def user_path(text: str) -> Path:
     """For `add_argument(type=...)`: a path in which `~` stands for the home folder."""
     return Path(text).expanduser()
+
+
+def at_least_one(text: str) -> int:
+    """For `add_argument(type=...)`: a positive number."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number

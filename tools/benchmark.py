@@ -28,7 +28,6 @@ import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
 
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
@@ -40,6 +39,7 @@ from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, Query
 from co_detr.modeling.transformer.encoder import EncoderMemory
 from co_detr.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
 from co_detr.ops.ms_deform_attn.choice import REFERENCE, VARIABLE
+from co_detr.profiling.inputs import random_batch
 
 # A repeat calls a side so often that it takes at least this long, in seconds.
 MIN_REPEAT_TIME = 0.05
@@ -328,26 +328,6 @@ def build_model(
         if name not in heads:
             del model.aux_heads[name]
     return instantiate(model).to(device).train()
-
-
-def random_batch(
-    N: int, side: int, boxes: tuple[int, int], sizes: tuple[int, int], num_classes: int = 10
-) -> list[dict[str, object]]:
-    """Noise with random square boxes: from boxes[0] to boxes[1] of them, sizes in pixels."""
-    generator = torch.Generator().manual_seed(0)
-    batch = []
-    for _ in range(N):
-        count = int(torch.randint(boxes[0], boxes[1] + 1, (), generator=generator))
-        size = sizes[0] + (sizes[1] - sizes[0]) * torch.rand(count, 1, generator=generator)
-        corner = (side - size) * torch.rand(count, 2, generator=generator)
-        instances = Instances(
-            (side, side),
-            gt_boxes=Boxes(torch.cat((corner, corner + size), dim=1)),
-            gt_classes=torch.randint(0, num_classes, (count,), generator=generator),
-        )
-        image = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
-        batch.append({"image": image, "instances": instances, "height": side, "width": side})
-    return batch
 
 
 def train_step(model: nn.Module, batch: list[dict[str, object]]) -> Callable[[], None]:

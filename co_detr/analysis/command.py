@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from co_detr.arguments import parse_arguments, user_path
+from co_detr.arguments import at_least_one, parse_arguments, user_path
 
 from .figures import FIGURES
 from .models import add_model_options, models_of, runs_of
@@ -58,14 +58,6 @@ def add_image_options(parser: argparse.ArgumentParser, images: int | None) -> No
     parser.add_argument(
         "--image-ids", type=int, nargs="+", default=[], metavar="ID", help="or at these alone"
     )
-
-
-def at_least_one(text: str) -> int:
-    """For `add_argument(type=...)`: a positive number."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
 
 
 def main(argv: Sequence[str] | None = None, description: str | None = None) -> None:

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PACKAGE = Path(__file__).parent.parent
+# what looks at a program is no place in it
+WATCHING = {Path(__file__), *(PACKAGE / "profiling").glob("*.py")}
 
 # Operators whose result is a number on the host, or has a shape that depends on values.
 WAITING = {
@@ -93,7 +95,7 @@ class HostSyncs:
 
     def _wait(self, name: str) -> None:
         self.waits[name] += 1
-        self.places[_place()] += 1
+        self.places[place()] += 1
 
 
 class _Dispatched(TorchDispatchMode):
@@ -152,12 +154,12 @@ def _has_mask(indices: Sequence[Tensor | None]) -> bool:
     return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
 
 
-def _place() -> str:
-    """Where in this package the innermost call stands."""
+def place() -> str:
+    """Where in this package the innermost call stands, as "file:line"; else "backward"."""
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(PACKAGE) and path != Path(__file__):
+        if path.is_relative_to(PACKAGE) and path not in WATCHING:
             return f"{path.relative_to(PACKAGE)}:{frame.f_lineno}"
         frame = frame.f_back
     return "backward"

@@ -27,8 +27,8 @@ from timm.layers import (
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from ..recompute import call, num_recomputed
 from .initial_weights import init_linear, timm_state_dict
 
 EVA02_LARGE: dict[str, Any] = {
@@ -210,7 +210,7 @@ class EvaViT(Backbone):
         window_size: int = 24,
         global_blocks: Sequence[int] = (3, 7, 11, 15, 19, 23),
         drop_path_rate: float = 0.0,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | int = False,
         size_divisibility: int = 32,
         square_size: int = 0,
         out_feature: str = "last_feat",
@@ -230,7 +230,8 @@ class EvaViT(Backbone):
             window_size: side of a window, in tokens.
             global_blocks: indices of the blocks that attend to the whole map.
             drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
-            activation_checkpointing: recompute each block in the backward pass, to save memory.
+            activation_checkpointing: recompute each block in the backward pass, to save memory; or,
+                a number, so many of the first blocks.
             size_divisibility: what padded images' height and width are a multiple of; itself a
                 multiple of the patch size.
             square_size: pad batches to squares of this side in pixels; 0 to pad as needed.
@@ -256,7 +257,7 @@ class EvaViT(Backbone):
         self.rope_grid = rope_grid
         self.head_dim = embed_dim // num_heads
         self.window_size = window_size
-        self.activation_checkpointing = activation_checkpointing
+        self.num_checkpointed = num_recomputed(activation_checkpointing, depth)
         self._size_divisibility = size_divisibility
         self._square_size = square_size
         self._out_features = [out_feature]
@@ -302,12 +303,9 @@ class EvaViT(Backbone):
         x = x + self._positions(height, width)
         window_rope = self.rotary_table(self.window_size, self.window_size, x.device)
         global_rope = self.rotary_table(height, width, x.device)
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             rope = window_rope if block.window_size else global_rope
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, rope, use_reentrant=False)
-            else:
-                x = block(x, rope)
+            x = call(block, x, rope, recompute=self.training and index < self.num_checkpointed)
         x = self.output_norm(x).permute(0, 3, 1, 2).contiguous()
         return {self._out_features[0]: x}
 

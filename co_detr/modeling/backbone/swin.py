@@ -20,8 +20,8 @@ from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
 from timm.models.swin_transformer import PatchMerging, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from ..recompute import call, num_recomputed
 from .initial_weights import init_linear, timm_state_dict
 
 SWIN: dict[str, dict[str, Any]] = {
@@ -213,7 +213,7 @@ class SwinStage(nn.Module):
         window_size: int,
         mlp_ratio: float,
         drop_paths: Sequence[float],
-        activation_checkpointing: bool,
+        num_checkpointed: int,
     ):
         """
         Args:
@@ -221,11 +221,11 @@ class SwinStage(nn.Module):
             merge: begin by merging 2x2 tokens of C / 2 channels.
             num_heads, window_size, mlp_ratio: as in `SwinBlock`.
             drop_paths: stochastic depth of each block; their number is the depth.
-            activation_checkpointing: keep only the input of each block for the backward pass.
+            num_checkpointed: so many of the first blocks keep only their input.
         """
         super().__init__()
         self.window_size = window_size
-        self.activation_checkpointing = activation_checkpointing
+        self.num_checkpointed = num_checkpointed
         self.downsample = PatchMerging(channels // 2, channels) if merge else nn.Identity()
         self.blocks = nn.ModuleList(
             SwinBlock(
@@ -245,11 +245,9 @@ class SwinStage(nn.Module):
         height, width = (size + -size % self.window_size for size in x.shape[1:3])
         index = relative_position_index(self.window_size, x.device)
         mask = shift_mask(height, width, self.window_size, self.window_size // 2, x)
-        for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, index, mask, use_reentrant=False)
-            else:
-                x = block(x, index, mask)
+        for number, block in enumerate(self.blocks):
+            recompute = self.training and number < self.num_checkpointed
+            x = call(block, x, index, mask, recompute=recompute)
         return x
 
 
@@ -273,7 +271,7 @@ class SwinTransformer(Backbone):
         drop_path_rate: float = 0.2,
         patch_size: int = 4,
         freeze_at: int = 0,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | int = False,
         pretrained: str | None = None,
         pretrained_file: str | Path | None = None,
     ):
@@ -289,7 +287,8 @@ class SwinTransformer(Backbone):
             patch_size: pixels per token of the first stage. Strides follow; names do not.
             freeze_at: 1 freezes the patch embedding, 2 also the stage of "res2", and so on up to 5;
                 what is frozen gets no gradient and stays in evaluation mode.
-            activation_checkpointing: recompute each block in the backward pass, to save memory.
+            activation_checkpointing: recompute each block in the backward pass, to save memory; or,
+                a number, so many of the first blocks.
             pretrained: initialize from the ImageNet weights of this timm model, for instance
                 "swin_large_patch4_window12_384.ms_in22k".
             pretrained_file: read the weights of `pretrained` from this file (timm's or the
@@ -319,6 +318,7 @@ class SwinTransformer(Backbone):
         )
         num_stages = 1 + max(names.index(name) for name in out_features)
         num_blocks = sum(depths)
+        num_checkpointed = num_recomputed(activation_checkpointing, num_blocks)
         self.layers = nn.ModuleList()
         for i in range(num_stages):
             first = sum(depths[:i])
@@ -333,7 +333,7 @@ class SwinTransformer(Backbone):
                         drop_path_rate * block / max(num_blocks - 1, 1)
                         for block in range(first, first + depths[i])
                     ],
-                    activation_checkpointing=activation_checkpointing,
+                    num_checkpointed=num_checkpointed - first,
                 )
             )
         self._out_features = [name for name in names if name in out_features]

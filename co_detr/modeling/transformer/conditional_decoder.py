@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from co_detr.ops.boxes import inverse_sigmoid
 
 from ..queries.group import QueryGroup, visibility
+from ..recompute import call
 from .conditional_attention import ConditionalDecoderLayer
 from .decoder import Predictions, fixed_positions, split_predictions
 from .encoder import EncoderMemory
@@ -31,6 +32,8 @@ class ConditionalDecoder(nn.Module):
         embed_dim: C.
         num_layers: L.
         eps: clamp of the inverse sigmoid.
+        num_checkpointed: so many of the first layers recompute their activations in the backward
+            pass instead of keeping them.
         layer: the other options of `ConditionalDecoderLayer`.
     """
 
@@ -41,11 +44,13 @@ class ConditionalDecoder(nn.Module):
         embed_dim: int = 256,
         num_layers: int = 6,
         eps: float = 1e-5,
+        num_checkpointed: int = 0,
         **layer,
     ):
         super().__init__()
         self.embed_dim = embed_dim
         self.eps = eps
+        self.num_checkpointed = num_checkpointed
         self.layers = nn.ModuleList(
             ConditionalDecoderLayer(embed_dim=embed_dim, first=index == 0, **layer)
             for index in range(num_layers)
@@ -76,7 +81,9 @@ class ConditionalDecoder(nn.Module):
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             scaled = spatial if index == 0 else spatial * self.spatial_scale(content)
-            content = layer(content, position, scaled.to(content.dtype), memory, spans)
+            inputs = (content, position, scaled.to(content.dtype), memory, spans)
+            recompute = self.training and index < self.num_checkpointed
+            content = call(layer, *inputs, recompute=recompute)
             outputs.append(self.norm(content))
         hidden = torch.stack(outputs)
         start = F.pad(inverse_sigmoid(points, self.eps), (0, 2))

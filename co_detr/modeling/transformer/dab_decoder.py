@@ -12,6 +12,7 @@ from torch import Tensor
 from co_detr.ops.boxes import inverse_sigmoid
 
 from ..queries.group import QueryGroup, visibility
+from ..recompute import call
 from .conditional_decoder import ConditionalDecoder
 from .decoder import Predictions, split_predictions
 from .encoder import EncoderMemory
@@ -72,7 +73,9 @@ class DABDecoder(ConditionalDecoder):
             if index > 0:
                 spatial = spatial * self.spatial_scale(content)
             position = self.position_mlp(embedding.to(content.dtype))
-            content = layer(content, position, spatial.to(content.dtype), memory, spans)
+            inputs = (content, position, spatial.to(content.dtype), memory, spans)
+            recompute = self.training and index < self.num_checkpointed
+            content = call(layer, *inputs, recompute=recompute)
 
             hidden = self.norm(content)
             logits.append(self.class_branch(hidden))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from co_detr.ops.boxes import inverse_sigmoid
 
 from ..queries.group import QueryGroup, Span, visibility
+from ..recompute import call
 from .attention import DeformableAttention, FeedForward, SelfAttention
 from .encoder import EncoderMemory
 from .position_encoding import box_embedding
@@ -96,6 +97,8 @@ class DeformableDecoder(nn.Module):
             predictions read a normalized copy of each layer's output.
         eps: clamp of the inverse sigmoid; the released models use 1e-5 (Deformable), 1e-3 (DINO).
         two_stage: references start as boxes, so that the box branches start at no correction.
+        num_checkpointed: so many of the first layers recompute their activations in the backward
+            pass instead of keeping them.
         layer: the other options of `DeformableDecoderLayer`.
     """
 
@@ -111,6 +114,7 @@ class DeformableDecoder(nn.Module):
         dino: bool = False,
         eps: float = 1e-5,
         two_stage: bool = True,
+        num_checkpointed: int = 0,
         **layer,
     ):
         super().__init__()
@@ -121,6 +125,7 @@ class DeformableDecoder(nn.Module):
         self.eps = eps
         self.num_points = num_points
         self.embed_dim = embed_dim
+        self.num_checkpointed = num_checkpointed
         self.layers = nn.ModuleList(
             DeformableDecoderLayer(embed_dim=embed_dim, num_points=num_points, **layer)
             for _ in range(num_layers)
@@ -150,7 +155,6 @@ class DeformableDecoder(nn.Module):
         position = fixed_positions(groups) if self.position_mlp is None else None
 
         valid_ratios = memory.valid_ratios
-
         logits, boxes = [], []
         start = reference  # what predictions correct: like the reference, but with more gradient
         for index, layer in enumerate(self.layers):
@@ -158,7 +162,9 @@ class DeformableDecoder(nn.Module):
             centers, offset_scale = self._sampling_frame(on_levels, points, memory.spatial_shapes)
             if self.position_mlp is not None:
                 position = self._position_from(on_levels[:, :, 0])
-            content = layer(content, position, centers, offset_scale, memory, spans)
+            inputs = (content, position, centers, offset_scale, memory, spans)
+            recompute = self.training and index < self.num_checkpointed
+            content = call(layer, *inputs, recompute=recompute)
 
             branch = index if self.refine else 0
             hidden = content if self.norm is None else self.norm(content)

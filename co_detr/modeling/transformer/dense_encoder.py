@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..queries.group import Span
+from ..recompute import call
 from .attention import FeedForward, SelfAttention
 from .encoder import EncoderMemory, count_valid_cells, resample_padding
 from .prediction import mlp, with_xavier
@@ -59,6 +60,8 @@ class DenseEncoder(nn.Module):
         num_layers: encoder layers.
         scale_position: before each layer, the position encoding is multiplied by what a network
             makes of the tokens (DAB-DETR).
+        num_checkpointed: so many of the first layers recompute their activations in the backward
+            pass instead of keeping them.
         layer: the other options of `DenseEncoderLayer`.
     """
 
@@ -69,6 +72,7 @@ class DenseEncoder(nn.Module):
         embed_dim: int = 256,
         num_layers: int = 6,
         scale_position: bool = False,
+        num_checkpointed: int = 0,
         **layer,
     ):
         super().__init__()
@@ -76,6 +80,7 @@ class DenseEncoder(nn.Module):
         self.layers = nn.ModuleList(
             DenseEncoderLayer(embed_dim=embed_dim, **layer) for _ in range(num_layers)
         )
+        self.num_checkpointed = num_checkpointed
         self.position_scale = None
         if scale_position:
             self.position_scale = with_xavier(mlp(embed_dim, embed_dim, embed_dim))
@@ -97,11 +102,12 @@ class DenseEncoder(nn.Module):
         position = self.position_encoding(padding).flatten(2).transpose(1, 2).to(tokens.dtype)
         everything = slice(0, tokens.shape[1])
         span = Span(everything, (everything,), ~padding.flatten(1)[:, None, None])
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             scaled = position
             if self.position_scale is not None:
                 scaled = position * self.position_scale(tokens)
-            tokens = layer(tokens, scaled, span)
+            recompute = self.training and index < self.num_checkpointed
+            tokens = call(layer, tokens, scaled, span, recompute=recompute)
         return EncoderMemory(
             tokens,
             padding.flatten(1),

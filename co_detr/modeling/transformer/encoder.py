@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from ..recompute import call
 from .attention import DeformableAttention, FeedForward
 
 
@@ -160,10 +160,8 @@ class DeformableEncoder(nn.Module):
         tokens, one_cell = memory.tokens, (1 / sizes)[None, None]
         for index, layer in enumerate(self.layers):
             inputs = (tokens, position, centers, one_cell, memory.padding, shapes)
-            if self.training and index < self.num_checkpointed:
-                tokens = checkpoint(layer, *inputs, use_reentrant=False)
-            else:
-                tokens = layer(*inputs)
+            recompute = self.training and index < self.num_checkpointed
+            tokens = call(layer, *inputs, recompute=recompute)
         return EncoderMemory(tokens, memory.padding, shapes, memory.valid_cells)
 
     @staticmethod
