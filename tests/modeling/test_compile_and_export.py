@@ -6,7 +6,7 @@ from detectron2.config import instantiate
 from torch import nn
 
 from co_detr import model_zoo
-from co_detr.modeling.detector import padding_mask
+from co_detr.modeling.base_detector import padding_mask
 from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, QueryGroup
 
 FAMILIES = {
