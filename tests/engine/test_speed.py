@@ -40,6 +40,16 @@ def dynamo(monkeypatch):
     torch._dynamo.reset()
 
 
+def off_the_grid(model):
+    """Samples of new models lie on cells' centres, where rounding decides the slope."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("sampling_offsets.bias"):
+                parameter += 0.1 + 0.3 * torch.rand(parameter.shape, generator=generator)
+    return model
+
+
 def batch_of(height, width):
     objects = [[8, 8, 40, 50], [30, 4, 60, 60]]
     return [
@@ -50,7 +60,7 @@ def batch_of(height, width):
 
 def test_compiled_layers_compute_the_same_for_images_of_all_sizes(dynamo):
     """What runs in place of the CPU's own kernels rounds differently, and so do gradients."""
-    plain, compiled = (build(MODELS["two-heads"]()) for _ in range(2))
+    plain, compiled = (off_the_grid(build(MODELS["two-heads"]())) for _ in range(2))
     backend = Counting()
     speed.compile_layers(compiled, backend)
     counts = []
