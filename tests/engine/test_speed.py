@@ -170,7 +170,10 @@ def test_a_run_with_all_options_resumes_exactly_and_loses_as_much_as_one_without
     def first(folder):
         return [float.fromhex(next(iter(losses(folder)[i])).split()[3]) for i in range(2)]
 
-    assert first(whole) == pytest.approx(first(plain), rel=1e-4)
+    (start, after), (plain_start, plain_after) = first(whole), first(plain)
+    assert start == pytest.approx(plain_start, rel=1e-5)
+    # the first update of AdamW has one size for all gradients, even where rounding gives the sign
+    assert after == pytest.approx(plain_after, rel=1e-3)
     weights = [
         torch.load(folder / "model_0000001.pth", weights_only=True)["model"]
         for folder in (whole, plain)
