@@ -16,13 +16,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .speed import prepare
+
 logger = logging.getLogger(__name__)
 
 _AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def build_model(cfg: DictConfig, *, weights_follow: bool) -> nn.Module:
-    """The model of a config, on `train.device`.
+    """The model of a config, on `train.device`, as `train.compile` and `train.channels_last` say.
 
     Args:
         cfg: the whole config.
@@ -30,7 +32,7 @@ def build_model(cfg: DictConfig, *, weights_follow: bool) -> nn.Module:
     """
     with one_process_first():
         model = instantiate(without_pretrained(cfg.model) if weights_follow else cfg.model)
-    return model.to(cfg.train.device)
+    return prepare(cfg, model.to(cfg.train.device))
 
 
 @contextlib.contextmanager
@@ -143,7 +145,9 @@ def build_ema(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
     if not ema or not ema.enabled:
         return None
     average = get_ema_multi_avg_fn(ema.decay)
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    prepare(cfg, averaged.module)  # what is compiled is not copied along
+    return averaged
 
 
 def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:

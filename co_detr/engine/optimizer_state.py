@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from co_detr.checkpoint.matching import first_of
 
@@ -76,6 +77,16 @@ def fit_optimizer_state(
         logger.warning(f"{len(gone)} parameters are not trained from here on: {first_of(gone)}")
     _log_settings(saved, saved_names, state, names)
     return state
+
+
+def laid_out_like(parameter: Tensor, state: Tensor) -> Tensor:
+    """A state of a parameter, in the same memory layout; one of another shape as it is.
+
+    The fused optimizers of PyTorch go through memory side by side.
+    """
+    if state.shape != parameter.shape or state.stride() == parameter.stride():
+        return state
+    return torch.empty_like(parameter, dtype=state.dtype).copy_(state)
 
 
 def _log_settings(

@@ -50,6 +50,7 @@ from .hooks import (
 )
 from .interruption import StopOnSignal, UnlessAsked, UntilAsked
 from .printer import FileWriter, GroupedMetricPrinter
+from .speed import set_tf32
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
         default_setup(cfg, args)
     cfg.train.device = _device_there_is(cfg.train.device)
     amp_dtype(cfg)
+    set_tf32(cfg.train.get("tf32"))
     if cfg.train.init_checkpoint and not args.resume:
         check_readable(cfg.train.init_checkpoint)
     if not args.eval_only:

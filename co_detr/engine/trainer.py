@@ -22,7 +22,7 @@ from co_detr.modeling.whole_batch import WholeBatch, asks_for_whole_batch
 from . import signals
 from .accumulation import communicating, split
 from .early_stop import StopTraining
-from .optimizer_state import fit_optimizer_state, named_state
+from .optimizer_state import fit_optimizer_state, laid_out_like, named_state
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +230,10 @@ class Trainer(SimpleTrainer):
         """Continue from a state; settings of the optimizer stay those of the config."""
         fitting = fit_optimizer_state(state_dict, self.optimizer, self._trained_names())
         super().load_state_dict({**state_dict, "optimizer": fitting})
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    state[name] = laid_out_like(parameter, value)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]  # where a schedule that goes on begins
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:

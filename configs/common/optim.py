@@ -16,4 +16,5 @@ AdamW = L(torch.optim.AdamW)(
     lr=2e-4,
     betas=(0.9, 0.999),
     weight_decay=1e-4,
+    fused=None,  # True: one kernel for the whole update, on CUDA and the CPU
 )

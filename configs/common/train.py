@@ -10,6 +10,11 @@ train = dict(
     device="cuda" if torch.cuda.is_available() else "cpu",
     cudnn_benchmark=False,  # batches differ in size too much
     amp=dict(enabled=False, dtype="bfloat16"),  # on CUDA; or float16, with loss scaling
+    # faster or smaller steps that compute the same
+    compile=dict(enabled=False, backend="inductor"),  # encoder and decoder layers, by torch.compile
+    channels_last=False,  # layout of the convolutions in backbone and neck
+    recompute_blocks=0,  # so many trained blocks of a ResNet keep no activations
+    tf32=None,  # on CUDA, TensorFloat-32 for float32: True, False; None for convolutions alone
     clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     ema=dict(enabled=False, decay=0.9999),  # averaged weights, for evaluation
