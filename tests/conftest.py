@@ -1,12 +1,17 @@
 """Makes `detectron2` importable before any test module is collected; gives tests fresh loggers."""
 
 import logging
+import signal
 
 import pytest
 
 import co_detr  # noqa: F401  makes detectron2 importable
 
 from detectron2.utils.logger import setup_logger  # isort: skip
+
+# What `nohup` and a shell's "&" ignore, every process of a test would go on to ignore.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
