@@ -487,7 +487,7 @@ def main() -> None:
     if ON_GPU in names:
         if not torch.cuda.is_available():
             sys.exit(f"{ON_GPU}: PyTorch finds no CUDA device here")
-        from benchmark_cuda import table
+        from benchmarks.cuda import table
 
         print(table(torch.device("cuda"), args.repeats))
     if COUNTED in names:
@@ -507,5 +507,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["benchmark"] = sys.modules["__main__"]  # benchmark_cuda imports it
+    sys.modules["benchmark"] = sys.modules["__main__"]  # benchmarks.cuda imports it
     main()
