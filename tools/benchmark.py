@@ -4,6 +4,7 @@
     python tools/benchmark.py                               all benchmarks
     python tools/benchmark.py ms_deform_attn --repeats 20   one of them
     python tools/benchmark.py syncs                         counted, not timed: waits of the host
+    python tools/benchmark.py cuda --repeats 20             on a GPU, a table of its own
     python tools/benchmark.py --list
 
 The two sides of a row are timed in turns in the same run, so that whatever else the machine does
@@ -79,7 +80,7 @@ def benchmark(name: str) -> Callable[[Benchmark], Benchmark]:
 def compare_deformable_attention(device: torch.device) -> Iterator[Comparison]:
     """The CPU path of ms_deform_attn against the reference."""
     if device.type != "cpu":
-        return  # other devices run the reference
+        return  # see `cuda`
     R50, digits = (R50_SHAPES, 8, 32), (DIGITS_SHAPES, 4, 16)
     for name, (shapes, heads, channels), N, Q in [
         ("R50 encoder, N=1", R50, 1, None),
@@ -124,7 +125,7 @@ def forward(operator, shapes, value, locations, weights) -> Callable[[], Tensor]
 
 def forward_backward(operator, shapes, *inputs) -> Callable[[], object]:
     value, locations, weights = (tensor.clone().requires_grad_() for tensor in inputs)
-    grad = torch.randn(locations.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    grad = value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3]).normal_()
 
     def run():
         output = operator(value, shapes, locations, weights)
@@ -283,22 +284,27 @@ def build_model(
 
 
 def random_batch(
-    N: int, side: int, boxes: tuple[int, int], sizes: tuple[int, int]
+    N: int, side: int | tuple[int, int], boxes: tuple[int, int], sizes: tuple[float, float]
 ) -> list[dict[str, object]]:
-    """Noise with random square boxes: from boxes[0] to boxes[1] of them, sizes in pixels."""
+    """Noise with random square boxes: from boxes[0] to boxes[1] of them, sizes in pixels.
+
+    Images are squares of `side`, or of that (height, width).
+    """
+    height, width = (side, side) if isinstance(side, int) else side
+    extent = torch.tensor([width, height])
     generator = torch.Generator().manual_seed(0)
     batch = []
     for _ in range(N):
         count = int(torch.randint(boxes[0], boxes[1] + 1, (), generator=generator))
         size = sizes[0] + (sizes[1] - sizes[0]) * torch.rand(count, 1, generator=generator)
-        corner = (side - size) * torch.rand(count, 2, generator=generator)
+        corner = (extent - size) * torch.rand(count, 2, generator=generator)
         instances = Instances(
-            (side, side),
+            (height, width),
             gt_boxes=Boxes(torch.cat((corner, corner + size), dim=1)),
             gt_classes=torch.randint(0, 10, (count,), generator=generator),
         )
-        image = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
-        batch.append({"image": image, "instances": instances, "height": side, "width": side})
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        batch.append({"image": image, "instances": instances, "height": height, "width": width})
     return batch
 
 
@@ -328,6 +334,8 @@ def with_reference_attention(function: Callable[[], object]) -> Callable[[], obj
 
 COUNTED = "syncs"
 COUNTED_HELP = "How often a training step waits for the device, and its operators."
+ON_GPU = "cuda"
+ON_GPU_HELP = "Deformable attention and Co-DINO on a GPU, against all alternatives."
 
 
 def count_syncs(device: torch.device) -> str:
@@ -433,8 +441,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [*BENCHMARKS, COUNTED]
-    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(known)}")
+    default = [*BENCHMARKS, COUNTED]
+    known = [*default, ON_GPU]
+    parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(default)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
@@ -448,13 +457,20 @@ def main() -> None:
         for name, function in BENCHMARKS.items():
             print(f"{name:16} {inspect.getdoc(function).splitlines()[0]}")
         print(f"{COUNTED:16} {COUNTED_HELP}")
+        print(f"{ON_GPU:16} {ON_GPU_HELP}")
         return
 
-    names = args.names or known
+    names = args.names or default
+    if ON_GPU in names:
+        if not torch.cuda.is_available():
+            sys.exit(f"{ON_GPU}: PyTorch finds no CUDA device here")
+        from benchmarks.cuda import table
+
+        print(table(torch.device("cuda"), args.repeats))
     if COUNTED in names:
         print(count_syncs(args.device))
     rows = []
-    for name in (name for name in names if name != COUNTED):
+    for name in (name for name in names if name in BENCHMARKS):
         torch.manual_seed(0)
         for comparison in BENCHMARKS[name](args.device):
             print(f"{name}: {comparison.what}", file=sys.stderr)
@@ -468,4 +484,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["benchmark"] = sys.modules["__main__"]  # benchmarks.cuda imports it
     main()

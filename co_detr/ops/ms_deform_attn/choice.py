@@ -58,6 +58,7 @@ def _check_forced(name: str, device_type: str) -> None:
         raise ValueError(f"{VARIABLE}={name} cannot run on {device_type}: {problem}, or unset it.")
 
 
+@functools.cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 

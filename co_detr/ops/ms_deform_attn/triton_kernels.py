@@ -69,11 +69,11 @@ def forward_kernel(
                 cell_x, cell_y = low_x + corner % 2, low_y + corner // 2
                 inside = _inside(cell_x, cell_y, width, height)
                 index = _row(cell_x, cell_y, row, width, inside, WIDE)
-                hat = (1 - tl.abs(x - cell_x)) * (1 - tl.abs(y - cell_y))
+                share = weight * _hat(x - low_x, corner % 2) * _hat(y - low_y, corner // 2)
                 cells = tl.load(
                     table + index[:, None] * (M * D), mask=inside[:, None] & is_cell, other=0.0
                 )
-                summed += (weight * hat)[:, None] * cells.to(DTYPE)
+                summed += share[:, None] * cells.to(DTYPE)
     tl.store(output + bag[:, None] * D + channel, summed, mask=is_cell)
 
 
@@ -149,7 +149,7 @@ def backward_kernel(
                 index = _row(cell_x, cell_y, row, width, inside, WIDE)
                 offset = head_start + index[:, None] * (M * D)
                 mask = inside[:, None] & is_cell
-                hat_x, hat_y = 1 - tl.abs(x - cell_x), 1 - tl.abs(y - cell_y)
+                hat_x, hat_y = _hat(x - low_x, corner % 2), _hat(y - low_y, corner // 2)
                 if NEEDS_VALUE:
                     tl.atomic_add(
                         grad_value + offset,
@@ -248,6 +248,12 @@ def _logits(scores, bag, is_query, K: tl.constexpr, BLOCK_K: tl.constexpr, DTYPE
 def _inside(cell_x, cell_y, width, height):
     """Whether cells exist; compared as they are, for integers may overflow."""
     return (cell_x >= 0) & (cell_x < width) & (cell_y >= 0) & (cell_y < height)
+
+
+@triton.jit
+def _hat(fraction, high: tl.constexpr):
+    """Interpolation weights of the low or the high cell."""
+    return fraction if high else 1 - fraction
 
 
 @triton.jit
