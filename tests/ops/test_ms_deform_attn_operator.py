@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch import library
 
 from co_detr.ops.ms_deform_attn import (
     choice,
@@ -81,22 +82,22 @@ def by_operator(value, shapes, centers, scale, offsets, logits):
 def test_the_operator_keeps_pytorch_s_rules(needs_grad):
     value, *_, offsets, logits = from_offsets_inputs()
     inputs = [x.requires_grad_(i in needs_grad) for i, x in enumerate((value, offsets, logits))]
-    torch.library.opcheck(operator.sample, (inputs[0], FLAT, *inputs[1:]))
+    library.opcheck(operator.sample, (inputs[0], FLAT, *inputs[1:]))
 
 
 @pytest.mark.parametrize("needs_grad", [(), (1, 3, 4)])
 def test_the_operator_from_offsets_keeps_pytorch_s_rules(needs_grad):
     inputs = [x.requires_grad_(i in needs_grad) for i, x in enumerate(from_offsets_inputs())]
-    torch.library.opcheck(operator.sample_from_offsets, (inputs[0], FLAT, *inputs[1:]))
+    library.opcheck(operator.sample_from_offsets, (inputs[0], FLAT, *inputs[1:]))
 
 
 @pytest.mark.parametrize("needs", [(False, True), (True, False)])
 def test_the_backward_operators_keep_pytorch_s_rules(needs):
     value, centers, scale, offsets, logits = from_offsets_inputs()
     grad = torch.randn(2, 5, 6, dtype=value.dtype)
-    torch.library.opcheck(operator.sample_backward, (grad, value, FLAT, offsets, logits, *needs))
+    library.opcheck(operator.sample_backward, (grad, value, FLAT, offsets, logits, *needs))
     inputs = (value, FLAT, centers, scale, offsets, logits)
-    torch.library.opcheck(operator.sample_from_offsets_backward, (grad, *inputs, *needs, needs[0]))
+    library.opcheck(operator.sample_from_offsets_backward, (grad, *inputs, *needs, needs[0]))
 
 
 def test_a_second_derivative_is_refused():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_ms_deform_attn import CASES, DATA, INPUTS
 from test_ms_deform_attn_operator import by_definition
+from torch import library
 
 from co_detr.modeling.transformer.attention import DeformableAttention
 from co_detr.ops.ms_deform_attn import (
@@ -248,4 +249,4 @@ def test_the_operator_keeps_pytorch_s_rules():
     value, *others = inputs_of("offsets", [(2, 2)], Q=2)
     inputs = (value, [2, 2], *(x.requires_grad_() for x in others))
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(operator.sample_from_offsets, inputs, test_utils=checks)
+    library.opcheck(operator.sample_from_offsets, inputs, test_utils=checks)

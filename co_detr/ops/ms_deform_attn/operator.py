@@ -10,8 +10,7 @@ unwelcome.
 from collections.abc import Sequence
 from types import ModuleType
 
-import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.autograd.function import FunctionCtx
 
 from . import cpu
@@ -53,7 +52,7 @@ def _grads_like(inputs: Sequence[Tensor], needed: Sequence[bool]) -> tuple[Tenso
 # ---------------------------------------------------------------- from locations and weights
 
 
-@torch.library.custom_op("co_detr::ms_deform_attn", mutates_args=(), device_types=DEVICES)
+@library.custom_op("co_detr::ms_deform_attn", mutates_args=(), device_types=DEVICES)
 def sample(
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -66,7 +65,7 @@ def sample(
     )
 
 
-@torch.library.custom_op("co_detr::ms_deform_attn_backward", mutates_args=(), device_types=DEVICES)
+@library.custom_op("co_detr::ms_deform_attn_backward", mutates_args=(), device_types=DEVICES)
 def sample_backward(
     grad_output: Tensor,
     value: Tensor,
@@ -116,9 +115,7 @@ sample.register_autograd(_sample_gradients, setup_context=_keep)
 # ---------------------------------------------------------------- from offsets and logits
 
 
-@torch.library.custom_op(
-    "co_detr::ms_deform_attn_from_offsets", mutates_args=(), device_types=DEVICES
-)
+@library.custom_op("co_detr::ms_deform_attn_from_offsets", mutates_args=(), device_types=DEVICES)
 def sample_from_offsets(
     value: Tensor,
     spatial_shapes: Sequence[int],
@@ -136,7 +133,7 @@ def sample_from_offsets(
     )
 
 
-@torch.library.custom_op(
+@library.custom_op(
     "co_detr::ms_deform_attn_from_offsets_backward", mutates_args=(), device_types=DEVICES
 )
 def sample_from_offsets_backward(
