@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.data import transforms as T
 
+from co_detr.data.quick import quick
+
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
     """For strips too: where `max_size` would leave nothing of the shorter side, a pixel is kept."""
@@ -18,6 +20,27 @@ class ResizeScale(T.ResizeScale):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return keep_a_pixel(super().get_transform(image))
+
+
+class QuickResizeShortestEdge(ResizeShortestEdge):
+    """Draws what its base draws, see `quick`."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return quick(super().get_transform(image))
+
+
+class QuickResizeScale(ResizeScale):
+    """Draws what its base draws, see `quick`."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return quick(super().get_transform(image))
+
+
+class QuickFixedSizeCrop(T.FixedSizeCrop):
+    """Draws what its base draws, see `quick`."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return quick(super().get_transform(image))
 
 
 def keep_a_pixel(resize: T.Transform) -> T.Transform:
@@ -67,10 +90,10 @@ def detr_augmentation(
     """
 
     def resize() -> T.Augmentation:
-        return ResizeShortestEdge(list(short_sides), max_size, sample_style="choice")
+        return QuickResizeShortestEdge(list(short_sides), max_size, sample_style="choice")
 
     zoom = [
-        ResizeShortestEdge(list(crop_short_sides), crop_max_size, sample_style="choice"),
+        QuickResizeShortestEdge(list(crop_short_sides), crop_max_size, sample_style="choice"),
         T.RandomCrop("absolute_range", tuple(crop_range)),
         resize(),
     ]

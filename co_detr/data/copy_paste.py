@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from co_detr.data.objects import tight_box
+
 
 class CopyPaste:
     """Pastes random objects of a second example over the first one (Ghiasi et al. 2021).
@@ -52,27 +54,60 @@ class CopyPaste:
             )
         below, source = with_bitmasks(example["instances"]), with_bitmasks(other["instances"])
         number = np.random.randint(min(len(source), self.max_objects) + 1)
-        pasted = source[torch.from_numpy(np.random.permutation(len(source))[:number])]
+        chosen = np.random.permutation(len(source))[:number]
 
-        covered = pasted.gt_masks.tensor.any(dim=0)
-        image = torch.where(covered, other["image"], example["image"])
-        instances = Instances.cat([self.visible(below, covered), pasted])
-        if not self.keep_masks:
-            instances.remove("gt_masks")
+        sources, belows = source.gt_masks.tensor.numpy(), below.gt_masks.tensor.numpy()
+        covered = np.zeros(source.image_size, dtype=bool)
+        for index in chosen:
+            np.logical_or(covered, sources[index], out=covered)
+        boxes, kept = self.visible(belows, covered)
+        pasted = torch.from_numpy(chosen)
+
+        instances = Instances(source.image_size)
+        instances.gt_boxes = Boxes.cat([Boxes(boxes[kept]), source.gt_boxes[pasted]])
+        instances.gt_classes = torch.cat([below.gt_classes[kept], source.gt_classes[pasted]])
+        if self.keep_masks:
+            masks = np.empty((len(instances), *source.image_size), dtype=bool)
+            for mask, index in zip(masks, kept.tolist()):
+                np.greater(belows[index], covered, out=mask)  # inside, and not covered
+            for mask, index in zip(masks[len(kept) :], chosen):
+                mask[:] = sources[index]
+            instances.gt_masks = BitMasks(torch.from_numpy(masks))
+        image = pixels_over(example["image"], other["image"], covered)
         return {**example, "image": image, "instances": instances}
 
-    def visible(self, instances: Instances, covered: torch.Tensor) -> Instances:
-        """What remains of objects under `covered` (H, W) bool; boxes are tight around it."""
-        before = instances.gt_masks.get_bounding_boxes().tensor
-        masks = BitMasks(instances.gt_masks.tensor & ~covered)
-        after = masks.get_bounding_boxes().tensor
-        unchanged = ((after - before).abs() <= self.box_tolerance).all(dim=1)
-        area = masks.tensor.flatten(1).sum(dim=1)
-        remaining = Instances(instances.image_size)
-        remaining.gt_boxes = Boxes(after)
-        remaining.gt_classes = instances.gt_classes
-        remaining.gt_masks = masks
-        return remaining[(area > 0) & (unchanged | (area > self.min_mask_area))]
+    def visible(self, masks: np.ndarray, covered: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """What remains of objects under something that covers them.
+
+        Args:
+            masks: (n, H, W) bool.
+            covered: (H, W) bool.
+
+        Returns:
+            Boxes around the visible pixels of all, (n, 4) float32, and the indices of the objects
+            that are kept.
+        """
+        boxes, kept = np.zeros((len(masks), 4), dtype=np.float32), []
+        for index, mask in enumerate(masks):
+            x0, y0, x1, y1 = before = tight_box(mask)
+            window = (slice(y0, y1), slice(x0, x1))
+            rest = mask[window] > covered[window]
+            area = np.count_nonzero(rest)
+            after = tight_box(rest) + (x0, y0, x0, y0) if area else np.zeros(4)
+            boxes[index] = after
+            unchanged = (np.abs(after - before) <= self.box_tolerance).all()
+            if area and (unchanged or area > self.min_mask_area):
+                kept.append(index)
+        return torch.from_numpy(boxes), torch.tensor(kept, dtype=torch.int64)
+
+
+def pixels_over(below: torch.Tensor, above: torch.Tensor, where: np.ndarray) -> torch.Tensor:
+    """The image `below` with the pixels of `above` (3, H, W) where flags (H, W) are set."""
+    image = below.clone(memory_format=torch.contiguous_format)
+    x0, y0, x1, y1 = tight_box(where)
+    window = (slice(None), slice(y0, y1), slice(x0, x1))
+    np.copyto(image.numpy()[window], above.numpy()[window], where=where[window[1:]])
+    return image
 
 
 def with_bitmasks(instances: Instances) -> Instances:

@@ -1,19 +1,20 @@
 """From a dataset record to an example: pictures as a person sees them, masks as bitmaps."""
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
-import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import check_image_size
 
+from co_detr.data.objects import transformed_objects
 from co_detr.data.pictures import read_picture
 
 
 class DetectionMapper(DatasetMapper):
-    """detectron2's `DatasetMapper`, with three differences.
+    """detectron2's `DatasetMapper`, with four differences.
 
     With `use_instance_mask=True` and `instance_mask_format="bitmask"`, polygons become bitmaps
     before augmentation, so masks are resized, cropped and padded like the image. Where polygons are
@@ -22,6 +23,8 @@ class DetectionMapper(DatasetMapper):
     With `recompute_boxes=True`, images without objects pass: detectron2 asks for their masks.
 
     Pictures are read by `read_picture`: of all depths, with one error for all that are broken.
+
+    Boxes and bitmaps are transformed together, see `transformed_objects`, with the same result.
     """
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -30,55 +33,59 @@ class DetectionMapper(DatasetMapper):
         Raises:
             UnreadablePicture: there is no such picture, or the file is no whole one.
             SizeMismatchError: it has another size than the record says.
-            ValueError: masks are wanted, but an object has none.
+            ValueError: masks are wanted, but an object has none, or one of another size.
         """
-        if self.is_train and self.use_instance_mask and self.instance_mask_format == "bitmask":
-            dataset_dict = rasterized(dataset_dict)
-        example = copy.deepcopy(dataset_dict)
+        rest = {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        example = copy.deepcopy(rest)
         image = read_picture(example["file_name"], self.image_format)
         check_image_size(example, image)
 
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
-        image = augmented.image
-        example["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        if not self.is_train:
-            example.pop("annotations", None)
-        elif "annotations" in example:
-            mapper = self._for(example)
-            mapper._transform_annotations(example, transforms, image.shape[:2])
+        size = augmented.image.shape[:2]
+        channels_first = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        example["image"] = torch.from_numpy(channels_first)
+        if self.is_train and "annotations" in dataset_dict:
+            example["annotations"] = dataset_dict["annotations"]
+            self._transform_annotations(example, transforms, size)
         return example
 
-    def _for(self, record: dict) -> "DetectionMapper":
-        """This mapper, or one that leaves boxes alone where a record has none."""
-        objects = [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
-        if objects or not self.recompute_boxes:
-            return self
-        mapper = copy.copy(self)
-        mapper.recompute_boxes = False
-        return mapper
+    def _transform_annotations(
+        self, dataset_dict: dict, transforms: T.Transform, image_shape: tuple[int, int]
+    ) -> None:
+        """Replace "annotations" by "instances" after `transforms`; crowd regions are left out."""
+        annotations = [
+            annotation
+            for annotation in dataset_dict.pop("annotations")
+            if not annotation.get("iscrowd", 0)
+        ]
+        if self.use_instance_mask and self.instance_mask_format == "polygon":
+            dataset_dict["annotations"] = copy.deepcopy(annotations)  # are changed in place
+            one_by_one = copy.copy(self)
+            one_by_one.recompute_boxes = self.recompute_boxes and len(annotations) > 0
+            super(DetectionMapper, one_by_one)._transform_annotations(
+                dataset_dict, transforms, image_shape
+            )
+            return
+        mask_size = None
+        if self.use_instance_mask:
+            check_segmentations(dataset_dict, annotations)
+            mask_size = (dataset_dict["height"], dataset_dict["width"])
+        dataset_dict["instances"] = transformed_objects(
+            annotations,
+            transforms,
+            image_shape,
+            mask_size=mask_size,
+            recompute_boxes=self.recompute_boxes,
+        )
 
 
-def rasterized(record: dict) -> dict:
-    """A copy of a record whose polygons are run lengths of the image's size; crowds are left out.
-
-    Raises:
-        ValueError: an object has no segmentation.
-    """
-    height, width = record["height"], record["width"]
-    annotations = []
-    for annotation in record.get("annotations", ()):
-        if annotation.get("iscrowd", 0):
-            continue
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
+def check_segmentations(record: dict, annotations: Sequence[dict]) -> None:
+    """Raise ValueError if an object of a record has no segmentation."""
+    for annotation in annotations:
+        if not annotation.get("segmentation"):
             raise ValueError(
                 f"{record.get('file_name')}: the object with the box {annotation.get('bbox')} has "
                 "no segmentation. For data with boxes only, set use_instance_mask=False and "
                 "recompute_boxes=False in dataloader.train.mapper, and dataloader.train.mix=None"
             )
-        if isinstance(segmentation, list):
-            parts = mask_util.frPyObjects(segmentation, height, width)
-            annotation = {**annotation, "segmentation": mask_util.merge(parts)}
-        annotations.append(annotation)
-    return {**record, "annotations": annotations}

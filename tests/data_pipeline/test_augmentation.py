@@ -60,7 +60,7 @@ def test_final_sizes_are_those_of_the_paper():
 
 def test_half_of_the_draws_take_the_detour_through_a_crop():
     names = [names for names, _, _ in _draws(_image(48, 64), 200)]
-    resizes = [draw.count("ResizeTransform") for draw in names]
+    resizes = [draw.count("QuickResize") for draw in names]
     assert set(resizes) == {1, 2}
     assert 70 < resizes.count(2) < 130
     flips = sum("HFlipTransform" in draw for draw in names)
@@ -70,7 +70,7 @@ def test_half_of_the_draws_take_the_detour_through_a_crop():
 def test_crops_lie_between_384_and_600_pixels_of_the_first_resize():
     for names, transforms, _ in _draws(_image(48, 64), 60):
         if "CropTransform" in names:
-            first = transforms[names.index("ResizeTransform")]
+            first = transforms[names.index("QuickResize")]
             crop = transforms[names.index("CropTransform")]
             assert min(first.new_h, first.new_w) in (400, 500, 600)
             assert 384 <= crop.w <= 600 and 384 <= crop.h <= 600

@@ -122,6 +122,47 @@ def test_every_object_is_pasted_as_often_as_the_others():
     assert all(len(set(c.tolist())) == len(c) for c in classes)
 
 
+def _by_definition(below, over, number, order):
+    """All objects at once, with the masks of the whole image."""
+    before, source = below["instances"], over["instances"]
+    pasted = source.gt_masks.tensor[order[:number]]
+    covered = pasted.any(0)
+    after = BitMasks(before.gt_masks.tensor & ~covered)
+    boxes = after.get_bounding_boxes().tensor
+    moved = (boxes - before.gt_masks.get_bounding_boxes().tensor).abs().amax(1)
+    area = after.tensor.sum((1, 2))
+    kept = (area > 0) & ((moved <= 10) | (area > 300))
+    image = torch.where(covered, over["image"], below["image"])
+    masks = torch.cat([after.tensor[kept], pasted])
+    classes = torch.cat([before.gt_classes[kept], source.gt_classes[order[:number]]])
+    boxes = torch.cat([boxes[kept], source.gt_boxes.tensor[order[:number]]])
+    return image, masks, classes, boxes
+
+
+def test_ragged_masks_come_together_by_definition():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        examples = []
+        for value in (10, 200):
+            corners = rng.integers(0, 60, (rng.integers(0, 9), 2))
+            boxes = [(x, y, x + rng.integers(1, 40), y + rng.integers(1, 40)) for x, y in corners]
+            example = _example(boxes, value)
+            masks = example["instances"].gt_masks.tensor
+            masks &= torch.from_numpy(rng.random(masks.shape) < 0.7)
+            examples.append(example)
+        below, over = examples
+        np.random.seed(seed)
+        result = CopyPaste(keep_masks=True)(below, over)
+        np.random.seed(seed)
+        number = np.random.randint(len(over["instances"]) + 1)
+        order = torch.from_numpy(np.random.permutation(len(over["instances"])))
+        image, masks, classes, boxes = _by_definition(below, over, number, order)
+        assert torch.equal(result["image"], image)
+        assert torch.equal(result["instances"].gt_masks.tensor, masks)
+        assert torch.equal(result["instances"].gt_classes, classes)
+        assert torch.equal(result["instances"].gt_boxes.tensor, boxes)
+
+
 def test_images_without_objects_are_fine():
     empty = _example([], 7)
     empty["instances"].remove("gt_masks")  # as the mapper leaves it

@@ -17,13 +17,12 @@ from unittest import mock
 
 import torch
 from detectron2.config import instantiate
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from omegaconf import DictConfig
 from tabulate import tabulate
 
 from co_detr import model_zoo
-from co_detr.data import CopyPaste, mapper
+from co_detr.data import CopyPaste, DetectionMapper, mapper
 
 from .pictures import register_pictures
 
@@ -98,8 +97,7 @@ class Stopwatch:
             for patch in (
                 self.on(mapper, "read_picture", lambda *_: "decode"),
                 self.on(T.AugInput, "transform", _kind_of_transform),
-                self.on(mapper, "rasterized", lambda *_: "objects"),
-                self.on(DatasetMapper, "_transform_annotations", lambda *_: "objects"),
+                self.on(DetectionMapper, "_transform_annotations", lambda *_: "objects"),
                 self.on(CopyPaste, "__call__", lambda *_: "paste"),
             ):
                 stack.enter_context(patch)

@@ -69,7 +69,9 @@ def _picture(rng: np.random.Generator, outlines: list[np.ndarray]) -> Image.Imag
     pixels = np.asarray(plain, dtype=np.float32)
     for cells in OCTAVES:
         noise = rng.normal(0, 1, (cells, cells * width // height, 3)).astype(np.float32)
-        bands = [Image.fromarray(band).resize((width, height), 3) for band in np.moveaxis(noise, 2, 0)]
+        bands = [
+            Image.fromarray(band).resize((width, height), 3) for band in np.moveaxis(noise, 2, 0)
+        ]
         pixels = pixels + 96 / np.sqrt(cells) * np.stack([np.asarray(b) for b in bands], axis=2)
     pixels = pixels + rng.normal(0, GRAIN, pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
