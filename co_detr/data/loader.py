@@ -205,6 +205,7 @@ def build_train_loader(
     mix: Callable[[dict, dict], dict] | None = None,
     seed: int | None = None,
     start_iter: int = 0,
+    pin_memory: bool = False,
 ) -> DataLoader:
     """An endless loader of training batches (lists of examples).
 
@@ -221,6 +222,8 @@ def build_train_loader(
         seed: of order and augmentation. None and negative numbers stand for 0: a run can be
             resumed only where the order of its data is known.
         start_iter: number of batches already consumed, when training is resumed.
+        pin_memory: whether a thread puts images into pinned memory, from where a GPU copies them
+            while it computes, see `co_detr.engine.prefetch`. Without a GPU nothing is pinned.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -247,6 +250,7 @@ def build_train_loader(
         ),
         num_workers=num_workers,
         collate_fn=keep_list,
+        pin_memory=pin_memory and torch.cuda.is_available(),
         # The loader draws a seed for its workers; from the global generator it would take a number
         # that an uninterrupted run does not take.
         generator=torch.Generator().manual_seed(seed),

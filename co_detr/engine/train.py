@@ -49,6 +49,7 @@ from .hooks import (
     or_never,
 )
 from .interruption import StopOnSignal, UnlessAsked, UntilAsked
+from .prefetch import prefetched
 from .printer import FileWriter, GroupedMetricPrinter
 from .speed import set_tf32
 from .trainer import Trainer
@@ -258,7 +259,8 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     with signals.postponed():
         if not is_complete(cfg, start_iter):
             trainer.register_hooks(build_writers(cfg))
-            trainer.data_loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
+            loader = signals.shield_workers(build.build_train_loader(cfg, start_iter))
+            trainer.data_loader = prefetched(loader, train.device)
             trainer.train(start_iter, train.max_iter)
         if ema is not None:
             final = WholeFileCheckpointer(ema.module, train.output_dir, resumable=False)

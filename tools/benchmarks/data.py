@@ -4,7 +4,6 @@ Reads through the loaders of the configs, in this process and by one thread, as 
 of a loader does. Times are of the CPU, so that what else the machine does counts little.
 """
 
-import itertools
 import statistics
 import tempfile
 import time
@@ -125,8 +124,10 @@ def time_pass(loader: Any, pictures: int) -> tuple[float, dict[str, float]]:
     watch = Stopwatch()
     with watch.on_all_parts():
         start, seen = time.process_time(), 0
-        for batch in itertools.takewhile(lambda _: seen < pictures, loader):
+        for batch in loader:
             seen += len(batch)
+            if seen >= pictures:
+                break
         total = time.process_time() - start
     parts = dict(watch.seconds)
     parts["rest"] = total - sum(parts.values())

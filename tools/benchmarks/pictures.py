@@ -12,7 +12,7 @@ MEAN_OBJECTS = 7.3  # per picture of COCO
 POINTS = 36  # of an outline
 JPEG_QUALITY = 90
 OCTAVES = (4, 8, 16, 32, 64, 128, 256)  # cells along the height; weaker the finer
-GRAIN = 3.0  # standard deviation of a sensor's noise, of 255
+GRAIN = 9.0  # standard deviation of a sensor's noise, of 255
 
 
 def register_pictures(folder: Path, number: int, name: str, seed: int = 0) -> None:

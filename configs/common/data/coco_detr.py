@@ -40,6 +40,7 @@ dataloader.train = L(build_train_loader)(
     ),
     total_batch_size=16,
     num_workers=4,
+    pin_memory=False,  # True: on CUDA, images are copied while the step before runs
     aspect_ratio_grouping=True,
     seed="${oc.select:train.seed,0}",
     start_iter=0,
