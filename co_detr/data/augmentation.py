@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.data import transforms as T
 
-from co_detr.data.quick import quick
+from co_detr.data.quick import ResizedCrop, quick
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
@@ -29,11 +29,22 @@ class QuickResizeShortestEdge(ResizeShortestEdge):
         return quick(super().get_transform(image))
 
 
-class QuickResizeScale(ResizeScale):
-    """Draws what its base draws, see `quick`."""
+class ResizeAndCrop(T.Augmentation):
+    """Draws a resize, then a crop of what it makes, and applies both at once.
+
+    Args:
+        resize: gives a `ResizeTransform`.
+        crop: gives a `CropTransform`; it looks at the size of a picture alone.
+    """
+
+    def __init__(self, resize: T.Augmentation, crop: T.Augmentation) -> None:
+        super().__init__()
+        self.resize, self.crop = resize, crop
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        return quick(super().get_transform(image))
+        resize = self.resize.get_transform(image)
+        size = (resize.new_h, resize.new_w, *image.shape[2:])
+        return ResizedCrop(resize, self.crop.get_transform(np.broadcast_to(image[:1, :1], size)))
 
 
 class QuickFixedSizeCrop(T.FixedSizeCrop):

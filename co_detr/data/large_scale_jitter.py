@@ -2,7 +2,7 @@
 
 from detectron2.data import transforms as T
 
-from co_detr.data.augmentation import QuickFixedSizeCrop, QuickResizeScale
+from co_detr.data.augmentation import QuickFixedSizeCrop, ResizeAndCrop, ResizeScale
 
 PAD_VALUE = 114.0  # gray, of the 0..255 range; the released models were trained with it
 
@@ -23,8 +23,9 @@ def large_scale_jitter(
     if not 0 < low <= high:
         raise ValueError(f"scale must be a range of positive factors, got {tuple(scale)}")
     return [
-        QuickResizeScale(low, high, canvas, canvas),
-        T.RandomCrop("absolute", (canvas, canvas)),
+        ResizeAndCrop(
+            ResizeScale(low, high, canvas, canvas), T.RandomCrop("absolute", (canvas, canvas))
+        ),
         T.RandomFlip(prob=0.5),
         # nothing is left to crop; masks are empty in the padding
         QuickFixedSizeCrop((canvas, canvas), pad=True, pad_value=PAD_VALUE, seg_pad_value=0),

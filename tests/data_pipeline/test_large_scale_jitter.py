@@ -53,7 +53,7 @@ def test_scales_fill_the_range_from_a_tenth_to_twice_the_canvas():
     widths = []
     for _ in range(300):
         aug_input = T.AugInput(image)
-        resize = augmentations(aug_input).transforms[0]
+        resize = augmentations(aug_input).transforms[0].resize
         assert aug_input.image.shape == (128, 128, 3)
         assert resize.new_h == pytest.approx(resize.new_w / 2, abs=1)
         widths.append(resize.new_w / 128)
@@ -158,7 +158,7 @@ def test_awkward_pictures_come_through(tmp_path, size):
 def test_strips_keep_a_pixel_of_their_shorter_side(monkeypatch):
     # 1024 * 0.1 / 5000 of 1 and 5000 rows are 0.02 and 102.4
     strip, column = np.zeros((1, 5000, 3), np.uint8), np.zeros((5000, 1, 3), np.uint8)
-    resize = large_scale_jitter(canvas=1024, scale=(0.1, 0.1))[0]
+    resize = large_scale_jitter(canvas=1024, scale=(0.1, 0.1))[0].resize
     for image, size in ((strip, (1, 102)), (column, (102, 1))):
         transform = resize.get_transform(image)
         assert (transform.new_h, transform.new_w) == size

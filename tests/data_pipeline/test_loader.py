@@ -18,6 +18,7 @@ from co_detr.data.loader import (
     random_numbers_of,
     repeat_factors_of,
 )
+from co_detr.engine.prefetch import Prefetcher
 
 
 def _mapper():
@@ -60,6 +61,26 @@ def test_a_resumed_loader_continues_with_the_very_same_batches(tiny, grouping):
     assert _same(whole[5:], _take(loader(start_iter=5), 4))
     assert _same(whole[:3], _take(loader(num_workers=2), 3))
     assert not _same(whole[:3], _take(loader(seed=8), 3))
+
+
+def test_reading_ahead_changes_no_batch_and_no_random_number(tiny):
+    dicts = load_dataset(tiny.register())
+
+    def steps(wrap, start=0):
+        """Batches and random numbers of a training that seeds each of its steps."""
+        options = {"total_batch_size": 2, "num_workers": 0, "seed": 7, "start_iter": start}
+        batches = iter(wrap(build_train_loader(dicts, mapper=_mapper(), **options)))
+        for iteration in range(start, 6):
+            np.random.seed(iteration)
+            torch.manual_seed(iteration)
+            batch = next(batches)
+            yield batch, (np.random.rand(), torch.rand(1).item())
+
+    plain, ahead = list(steps(iter)), list(steps(lambda loader: Prefetcher(loader, "cpu")))
+    resumed = list(steps(lambda loader: Prefetcher(loader, "cpu"), start=3))
+    for some, others in ((plain, ahead), (plain[3:], resumed)):
+        assert _same(*([batch for batch, _ in run] for run in (some, others)))
+        assert [numbers for _, numbers in some] == [numbers for _, numbers in others]
 
 
 def test_augmentation_differs_between_epochs(tiny):

@@ -9,7 +9,7 @@ from detectron2.data import transforms as T
 from co_detr.data import RandomChoice, ResizeShortestEdge, detr_augmentation, large_scale_jitter
 from co_detr.data.augmentation import ResizeScale
 from co_detr.data.large_scale_jitter import PAD_VALUE
-from co_detr.data.quick import QuickPad, QuickResize
+from co_detr.data.quick import QuickPad, QuickResize, ResizedCrop
 
 
 def _noise(height, width, seed=0):
@@ -82,6 +82,34 @@ def test_strips_are_resized_by_detectron2(size, flipped):
 def test_a_picture_of_another_size_is_refused():
     with pytest.raises(AssertionError):
         QuickResize(20, 31, 40, 40).apply_image(_noise(20, 30))
+
+
+@pytest.mark.parametrize("kind", ["picture", "flipped", "gray", "float"])
+def test_a_crop_of_a_resized_picture_has_the_same_values_alone(kind):
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        h, w, new_h, new_w = map(int, np.exp(rng.uniform(0, 5, 4)))
+        crop_h, crop_w = int(rng.integers(1, new_h + 1)), int(rng.integers(1, new_w + 1))
+        x0, y0 = int(rng.integers(new_w - crop_w + 1)), int(rng.integers(new_h - crop_h + 1))
+        image = _noise(h, w, seed=h)
+        if kind == "flipped":
+            image = image[:, ::-1]
+        elif kind == "gray":
+            image = image[:, :, 0]
+        elif kind == "float":
+            image = image.astype(np.float32)
+        resize = T.ResizeTransform(h, w, new_h, new_w)
+        crop = T.CropTransform(x0, y0, crop_w, crop_h, orig_w=new_w, orig_h=new_h)
+        whole = QuickResize(h, w, new_h, new_w).apply_image(image)
+        ours = ResizedCrop(resize, crop)
+        assert np.array_equal(ours.apply_image(image), crop.apply_image(whole))
+        both = T.TransformList([resize, crop])
+        mask = np.ascontiguousarray(image.reshape(h, w, -1)[:, :, 0])
+        assert np.array_equal(ours.apply_segmentation(mask), both.apply_segmentation(mask))
+        points = rng.uniform(0, w, (3, 2))
+        assert np.array_equal(ours.apply_coords(points.copy()), both.apply_coords(points.copy()))
+        moved = both.apply_coords(points.copy())
+        assert ours.inverse().apply_coords(moved) == pytest.approx(points)
 
 
 @pytest.mark.parametrize("image", [_noise(5, 4), _noise(5, 4)[:, ::-1], _noise(5, 4)[:, :, 0]])

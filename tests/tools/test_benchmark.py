@@ -1,4 +1,4 @@
-"""The table of `tools/benchmark.py cuda`, tried out on the CPU."""
+"""The tables of `tools/benchmark.py cuda`, tried out on the CPU, and of `data`."""
 
 import itertools
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import transforms as T
 
 from co_detr.ops.ms_deform_attn import ms_deform_attn_reference
 
@@ -28,6 +29,13 @@ def benchmark_cuda(benchmark):
     from benchmarks import cuda
 
     return cuda
+
+
+@pytest.fixture
+def benchmark_data(benchmark):
+    from benchmarks import data
+
+    return data
 
 
 def test_without_a_gpu_it_says_so(benchmark, monkeypatch):
@@ -104,3 +112,30 @@ def test_deformops_gets_what_it_asks_for(benchmark_cuda, monkeypatch):
         function(value.bfloat16(), TINY_SHAPES, locations, weights),
         ms_deform_attn_reference(value.bfloat16(), TINY_SHAPES, locations, weights.bfloat16()),
     )
+
+
+def test_the_table_of_data(benchmark_data):
+    threads, transform = torch.get_num_threads(), T.AugInput.transform
+    title, header, _, *lines = benchmark_data.table(repeats=1, pictures=2).splitlines()
+    assert title.startswith("2 pictures of 640x480, ") and "medians of 1 passes" in title
+    columns = [cell.strip() for cell in header.split("|")]
+    rows = [dict(zip(columns, (cell.strip() for cell in line.split("|")))) for line in lines]
+    for name, row in zip(benchmark_data.PIPELINES, rows, strict=True):
+        parts = [float(row[part]) for part in (*benchmark_data.PARTS, "rest")]
+        assert sum(parts) == pytest.approx(float(row["ms"]), abs=0.05)
+        assert float(row["cores for 20/s"]) == pytest.approx(float(row["ms"]) / 50, abs=0.01)
+        assert float(row["decode"]) > 0 and float(row["resize"]) > 0
+        assert (float(row["paste"]) > 0) == ("copy-paste" in name)
+        assert (float(row["objects"]) > 0) == ("test" not in name)
+    assert torch.get_num_threads() == threads and T.AugInput.transform is transform
+
+
+def test_a_part_within_a_part_counts_for_the_outer_one(benchmark_data, monkeypatch):
+    clock = iter([10.0, 13.0, 20.0, 21.0])
+    monkeypatch.setattr(benchmark_data.time, "process_time", lambda: next(clock))
+    watch = benchmark_data.Stopwatch()
+    with watch.part("outer"), watch.part("inner"):
+        pass
+    with watch.part("inner"):
+        pass
+    assert watch.seconds == {"outer": 3.0, "inner": 1.0}
