@@ -19,11 +19,12 @@ class QuickResize(T.ResizeTransform):
     """Resizes pictures by torch, which uses wide instructions; Pillow does not.
 
     The filter is the same, a triangle as wide as a pixel of the coarser grid, applied along the
-    rows and then along the columns, with rounding in between. The weights are kept in 16 bits where
-    Pillow has 22: a value in about a thousand differs by 1 of 255. (Pillow from 13 on takes the
-    columns first where that is less work. Then a quarter of the values differ, as they do between
-    versions of Pillow: both are within 1 of what no rounding would give.) All that is not (H, W, 3)
-    uint8 and bilinear is left to detectron2, masks among it.
+    rows and then along the columns, with rounding after each. So both are within 1 of 255, and a
+    little for weights of 16 bits where Pillow has 22, of what no rounding would give; most values
+    are equal. (Pillow 13 takes the columns first where that is less work. Then a quarter of the
+    values differ by 1, from here as from older versions of Pillow.)
+
+    All that is not (H, W, 3) uint8 and bilinear is left to detectron2, masks among it.
     """
 
     def applies_to(self, img: np.ndarray, interp: int | None = None) -> bool:
