@@ -131,9 +131,7 @@ def blocks_of(part: nn.Module) -> Iterator[nn.Module]:
         if isinstance(child, CNNBlockBase):
             yield child
         elif name == "blocks":
-            yield from (
-                block for block in child.children() if any(True for _ in block.parameters())
-            )
+            yield from (block for block in child.children() if [*block.parameters()])
         else:
             yield from blocks_of(child)
 
