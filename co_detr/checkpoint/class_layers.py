@@ -105,7 +105,10 @@ def change_classes(
         pairs = [(before, now) for _, before, now in kept]
         if ranks_by_first_row(name, model):
             pairs = [(0, 0)]
-        result[name] = state[name].detach().to("cpu").clone()
+        own = state[name].detach()
+        if hasattr(own, "full_tensor"):  # each process has a share of it
+            own = own.full_tensor()
+        result[name] = own.to("cpu").clone()
         for new, old in zip(result[name].chunk(repeats), tensor.chunk(repeats)):
             _fill_rows(new, old, pairs, *layer)
         layers.append(name)

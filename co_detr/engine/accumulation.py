@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -41,4 +42,6 @@ def communicating(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """Inside, gradients of a distributed model are exchanged after the last part alone."""
     if isinstance(model, DistributedDataParallel) and not last:
         return model.no_sync()
+    if isinstance(model, FSDPModule):  # whole gradients are kept until then
+        model.set_requires_gradient_sync(last)
     return nullcontext()

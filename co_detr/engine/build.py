@@ -4,7 +4,7 @@ import contextlib
 import copy
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,11 @@ from detectron2.config import instantiate
 from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from . import fsdp
 from .speed import prepare
 
 logger = logging.getLogger(__name__)
@@ -139,15 +140,27 @@ def total_batch_size(cfg: DictConfig) -> int | None:
 def build_ema(cfg: DictConfig, model: nn.Module) -> AveragedModel | None:
     """A copy of the model for exponentially averaged weights, or None where `train.ema` is off.
 
-    The first update copies the weights; each later one moves them by 1 - decay.
+    The first update copies the weights; each later one moves them by 1 - decay. With `train.fsdp`
+    the copy is sharded like the model will be, which must not be done yet.
     """
     ema = cfg.train.get("ema")
     if not ema or not ema.enabled:
         return None
     average = get_ema_multi_avg_fn(ema.decay)
-    averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    def average_shares(averaged: Sequence[Tensor], new: Sequence[Tensor], count: Any) -> None:
+        average([fsdp.local(t) for t in averaged], [fsdp.local(t) for t in new], count)
+
+    averaged = AveragedModel(model, multi_avg_fn=average_shares, use_buffers=True)
     prepare(cfg, averaged.module)  # what is compiled is not copied along
+    if fsdp.is_on(cfg):
+        fsdp.shard(cfg, averaged.module)
     return averaged
+
+
+def wrap_for_processes(cfg: DictConfig, model: nn.Module) -> nn.Module:
+    """The model for training on several ranks, by `train.fsdp` or `train.ddp`."""
+    return fsdp.shard(cfg, model) if fsdp.is_on(cfg) else wrap_for_ddp(cfg, model)
 
 
 def wrap_for_ddp(cfg: DictConfig, model: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 """Checkpoints that survive a kill at any moment."""
 
+import copy
 from contextlib import AbstractContextManager
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from co_detr.checkpoint.matching import UnfittingCheckpointError
 from co_detr.checkpoint.reading import CLASS_NAMES, Checkpoint, local_path, read_checkpoint
 
 from .files import whole_file
+from .fsdp import gathered, is_sharded
 
 
 class WholeFileCheckpointer(DetectionCheckpointer):
@@ -26,6 +28,9 @@ class WholeFileCheckpointer(DetectionCheckpointer):
         model, save_dir, save_to_disk, checkpointables: as there.
         resumable: whether a resumed run may start from what this one saves. If not, the saved files
             do not become the last checkpoint.
+
+    Attributes:
+        last_saved: name of the last file that was saved; the same on all processes that save.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class WholeFileCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = _WholeFiles(self.path_manager)
         self.resumable = resumable
+        self.last_saved: str | None = None
         self._wanted: set[str] = set()
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
@@ -52,8 +58,18 @@ class WholeFileCheckpointer(DetectionCheckpointer):
     # Saving is fvcore's: it opens all files by the path manager, whatever detectron2 does.
 
     def save(self, name: str, **extra: Any) -> None:
-        names = getattr(self.model, CLASS_NAMES, None)
-        Checkpointer.save(self, name, **({CLASS_NAMES: list(names)} if names else {}), **extra)
+        """As there. All processes call it where the model is sharded; the main process writes."""
+        self.last_saved = name
+        if names := getattr(self.model, CLASS_NAMES, None):
+            extra = {CLASS_NAMES: list(names), **extra}
+        Checkpointer.save(self._whole() if is_sharded(self.model) else self, name, **extra)
+
+    def _whole(self) -> "WholeFileCheckpointer":
+        """One that saves what all processes have together of a sharded model."""
+        whole = copy.copy(self)
+        whole.model = _Gathered(self.model)
+        whole.checkpointables = {k: _Gathered(part) for k, part in self.checkpointables.items()}
+        return whole
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if self.resumable:
@@ -76,6 +92,16 @@ class WholeFileCheckpointer(DetectionCheckpointer):
                 "the same data, or start a new run from it with train.init_checkpoint"
             )
         load_for_inference(self.model, weights)
+
+
+class _Gathered:
+    """The state of a sharded model, or of its training, on the CPU of the main process."""
+
+    def __init__(self, part: Any):
+        self._state = gathered(part.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._state
 
 
 class _WholeFiles:

@@ -67,9 +67,9 @@ class EarlyStop(HookBase):
             with whole_file(self._path) as file:
                 json.dump(self._results, file)
             patient = num_without_progress(self._results, self._mode) < self.patience
-            if not patient:
-                self._checkpointer.save("model_final", iteration=self.trainer.iter)
         if not comm.all_gather(patient)[0]:
+            self._checkpointer.save("model_final", iteration=self.trainer.iter)
+            comm.synchronize()  # nobody's end may end the one that writes
             raise StopTraining(
                 f"stopped early after {done} of {self.trainer.max_iter} iterations: the last "
                 f"{self.patience} evaluations brought no better {self._metric}"

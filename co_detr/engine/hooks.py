@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
 
 from .checkpoint import WholeFileCheckpointer
 from .files import remove_partial_files, whole_file
@@ -25,6 +26,9 @@ def or_never(period: int | None) -> int:
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     """detectron2's hook; `max_to_keep` also counts the files from before an interruption.
 
+    Belongs on every rank, as all have a share of what is saved if the model is sharded; the first
+    one writes and removes files.
+
     Args:
         checkpointer: what saves.
         period: in iterations; 0 saves at the end of the training alone.
@@ -39,12 +43,15 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         max_to_keep: int | None = None,
         **settings: Any,
     ):
-        max_to_keep = max_to_keep if max_to_keep and max_to_keep > 0 else None
+        if not max_to_keep or max_to_keep < 0 or not comm.is_main_process():
+            max_to_keep = None
         super().__init__(checkpointer, or_never(period), max_to_keep=max_to_keep, **settings)
 
     def before_train(self) -> None:
         super().before_train()
         folder = self.checkpointer.save_dir
+        if not comm.is_main_process():
+            return
         if self.trainer.start_iter == 0 or not os.path.isdir(folder):
             return  # the files of another run are none of this one's business
         numbered = re.compile(re.escape(self.file_prefix) + r"_(\d{7})\.pth")
@@ -59,11 +66,10 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
     def save_now(self, iteration: int) -> None:
         """Save the state after an iteration outside of the schedule, unless that was just done."""
         name = f"{self.file_prefix}_{iteration:07d}"
-        path = os.path.join(self.checkpointer.save_dir, f"{name}.pth")
-        if self.checkpointer.get_checkpoint_file() == path:
+        if self.checkpointer.last_saved == name:
             return
         self.checkpointer.save(name, iteration=iteration)
-        self.recent_checkpoints.append(path)
+        self.recent_checkpoints.append(os.path.join(self.checkpointer.save_dir, f"{name}.pth"))
         while self.max_to_keep is not None and len(self.recent_checkpoints) > self.max_to_keep:
             os.remove(self.recent_checkpoints.pop(0))
 
@@ -73,7 +79,8 @@ class BestCheckpointer(HookBase):
 
     Unlike detectron2's hook of that name it leaves `last_checkpoint` alone, so that a resumed run
     does not fall back to the best model; and it remembers the best result over interruptions, by
-    storing it beside the weights. Belongs behind the `EvalHook`, on the main process.
+    storing it beside the weights. Belongs behind the `EvalHook`, on every rank; the first one
+    decides and writes.
 
     Args:
         eval_period: iterations between evaluations; 0 for one at the end.
@@ -122,6 +129,17 @@ class BestCheckpointer(HookBase):
             self._compare()
 
     def _compare(self) -> None:
+        found = self._better_than_before() if comm.is_main_process() else None
+        found = comm.all_gather(found)[0]
+        if found is None:
+            return
+        self._best, iteration = found
+        self._checkpointer.save(
+            self._name, iteration=iteration, metric=self._metric, value=self._best
+        )
+
+    def _better_than_before(self) -> tuple[float, int] | None:
+        """The latest result and its iteration, if it is the best so far."""
         value, iteration = self.trainer.storage.latest().get(self._metric, (math.nan, None))
         if iteration is None:
             logger.warning(
@@ -129,14 +147,11 @@ class BestCheckpointer(HookBase):
                 "set train.best_checkpoint.metric to one of the results it logs"
             )
         if not math.isfinite(value):
-            return
+            return None
         if self._best is not None and self._sign * value <= self._sign * self._best:
-            return
-        self._best = value
+            return None
         logger.info(f"Best {self._metric} so far: {value:.3f}, after iteration {iteration}")
-        self._checkpointer.save(
-            self._name, iteration=iteration, metric=self._metric, value=float(value)
-        )
+        return float(value), iteration
 
 
 class PeakMemory(HookBase):

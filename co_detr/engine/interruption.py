@@ -20,10 +20,10 @@ class StopOnSignal(HookBase):
 
     Args:
         checkpointer: knows where the last checkpoint is.
-        saver: writes it; None on ranks that do not.
+        saver: writes it.
     """
 
-    def __init__(self, checkpointer: WholeFileCheckpointer, saver: PeriodicCheckpointer | None):
+    def __init__(self, checkpointer: WholeFileCheckpointer, saver: PeriodicCheckpointer):
         self._checkpointer = checkpointer
         self._saver = saver
 
@@ -49,7 +49,7 @@ class StopOnSignal(HookBase):
             Interrupted: always.
         """
         done, total = min(self.trainer.iter + 1, self.trainer.max_iter), self.trainer.max_iter
-        if self._saver is not None and done < total:
+        if done < total:
             self._saver.save_now(self.trainer.iter)
         comm.synchronize()  # nobody's end may end the one that writes
         raise signals.Interrupted(

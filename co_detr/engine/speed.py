@@ -41,7 +41,9 @@ def use_channels_last(model: nn.Module) -> None:
 
     A convolution's output is laid out like its weights, so the maps between them follow.
     """
-    parts = [part for detector in _detectors(model) for part in (detector.backbone, detector.neck)]
+    parts = [
+        part for detector in detectors_of(model) for part in (detector.backbone, detector.neck)
+    ]
     convolutions = [m for part in parts for m in part.modules() if isinstance(m, nn.Conv2d)]
     if not convolutions:
         raise ValueError(
@@ -62,7 +64,7 @@ def recompute_blocks(model: nn.Module, count: int) -> None:
     """
     blocks = [
         block
-        for detector in _detectors(model)
+        for detector in detectors_of(model)
         for block in detector.backbone.modules()
         if isinstance(block, CNNBlockBase) and any(p.requires_grad for p in block.parameters())
     ]
@@ -90,7 +92,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     Sizes are symbols from the start, so that images of other sizes, and batches with another number
     of queries, run what has been compiled.
     """
-    layers = [layer for detector in _detectors(model) for layer in _layers(detector)]
+    layers = [layer for detector in detectors_of(model) for layer in layers_of(detector)]
     if not layers:
         raise ValueError("train.compile: the model has no encoder or decoder layers; leave it off")
     for layer in layers:
@@ -109,10 +111,12 @@ def set_tf32(wanted: bool | None) -> None:
         torch.backends.cudnn.allow_tf32 = wanted
 
 
-def _detectors(model: nn.Module) -> Iterator[Detector]:
+def detectors_of(model: nn.Module) -> Iterator[Detector]:
+    """The detectors in a model."""
     return (module for module in model.modules() if isinstance(module, Detector))
 
 
-def _layers(detector: Detector) -> Iterator[nn.Module]:
+def layers_of(detector: Detector) -> Iterator[nn.Module]:
+    """The layers of a detector's encoder and decoder."""
     for part in (detector.encoder, getattr(detector, "decoder", None)):
         yield from getattr(part, "layers", ())

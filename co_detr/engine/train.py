@@ -35,7 +35,7 @@ from co_detr.checkpoint.reading import check_readable, read_checkpoint
 from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
 
-from . import build, resuming, signals
+from . import build, fsdp, resuming, signals
 from .build import amp_dtype
 from .checkpoint import WholeFileCheckpointer
 from .early_stop import EarlyStop, has_stopped, patience_of
@@ -150,6 +150,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
         check_readable(cfg.train.init_checkpoint)
     if not args.eval_only:
         build.total_batch_size(cfg)
+        fsdp.check(cfg)
         patience_of(cfg)
     check_datasets(cfg, ("test",) if args.eval_only else ("train", "test"))
     return cfg
@@ -235,7 +236,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     frozen = freeze(model, train.get("freeze") or ())
     ema = build.build_ema(cfg, model)
     trainer = Trainer(
-        build.wrap_for_ddp(cfg, model),
+        build.wrap_for_processes(cfg, model),
         None,  # the loader follows when it is known where to start
         build.build_optimizer(cfg, model),
         seed=max(train.get("seed") or 0, 0),
@@ -250,7 +251,9 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
 
     def evaluate() -> dict[str, Any]:
         results.clear()
-        results.update(do_test(cfg, model if ema is None else ema.module))
+        evaluated = model if ema is None else ema.module
+        with fsdp.unsharded(evaluated):
+            results.update(do_test(cfg, evaluated))
         return results
 
     trainer.register_hooks([KeepFrozen(frozen)] if frozen else [])
@@ -335,18 +338,14 @@ def build_hooks(
     if torch.device(train.device).type == "cuda":
         built.append(PeakMemory())
     # saved before evaluation: whatever happens there, the training so far is safe
-    saver = None
-    if comm.is_main_process():
-        saver = PeriodicCheckpointer(checkpointer, **train.checkpointer)
-        built.append(saver)
+    saver = PeriodicCheckpointer(checkpointer, **train.checkpointer)
     stop = StopOnSignal(checkpointer, saver)
-    built += [stop, hooks.EvalHook(eval_period, stop.unless_asked(evaluate))]
-    if comm.is_main_process():
-        if best and best.enabled and cfg.dataloader.get("evaluator") is not None:
-            evaluated = model if ema is None else ema.module
-            built.append(
-                BestCheckpointer(eval_period, evaluated, train.output_dir, best.metric, best.mode)
-            )
+    built += [saver, stop, hooks.EvalHook(eval_period, stop.unless_asked(evaluate))]
+    if best and best.enabled and cfg.dataloader.get("evaluator") is not None:
+        evaluated = model if ema is None else ema.module
+        built.append(
+            BestCheckpointer(eval_period, evaluated, train.output_dir, best.metric, best.mode)
+        )
     if patience := patience_of(cfg):
         built.append(EarlyStop(patience, eval_period, checkpointer, best.metric, best.mode))
     return built

@@ -22,6 +22,7 @@ from co_detr.modeling.whole_batch import WholeBatch, asks_for_whole_batch
 from . import signals
 from .accumulation import communicating, split
 from .early_stop import StopTraining
+from .fsdp import average_gradients, distributed, whole
 from .optimizer_state import fit_optimizer_state, laid_out_like, named_state
 
 logger = logging.getLogger(__name__)
@@ -101,12 +102,14 @@ class Trainer(SimpleTrainer):
 
         self.optimizer.zero_grad()
         scalars = self._accumulate_gradients(split(batch, self.accumulate))
+        average_gradients(self.model)
         if self.clip_grad is not None:
             self.grad_scaler.unscale_(self.optimizer)
-            scalars["grad_norm"] = nn.utils.clip_grad_norm_(
+            norm = nn.utils.clip_grad_norm_(
                 [p for group in self.optimizer.param_groups for p in group["params"]],
                 **self.clip_grad,
             )
+            scalars["grad_norm"] = whole(norm)
         # before the update, so that no checkpoint ever holds weights that are not finite
         self._log(scalars, data_time)
         self.grad_scaler.step(self.optimizer)
@@ -229,6 +232,11 @@ class Trainer(SimpleTrainer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a state; settings of the optimizer stay those of the config."""
         fitting = fit_optimizer_state(state_dict, self.optimizer, self._trained_names())
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        fitting["state"] = {
+            number: {name: distributed(parameters[number], value) for name, value in state.items()}
+            for number, state in fitting["state"].items()
+        }
         super().load_state_dict({**state_dict, "optimizer": fitting})
         for parameter, state in self.optimizer.state.items():
             for name, value in state.items():

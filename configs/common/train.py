@@ -17,6 +17,8 @@ train = dict(
     tf32=None,  # on CUDA, TensorFloat-32 for float32: True, False; None for convolutions alone
     clip_grad=dict(enabled=True, params=dict(max_norm=0.1, norm_type=2)),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    # in place of ddp, for large models: shard weights, gradients and optimizer over the processes
+    fsdp=dict(enabled=False, reshard_after_forward=True),
     ema=dict(enabled=False, decay=0.9999),  # averaged weights, for evaluation
     accumulate=1,  # parts that a batch is cut into, so that it needs the memory of one
     reference_batch_size=None,  # 16: the learning rate is meant for 16 images, and scaled to more

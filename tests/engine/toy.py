@@ -19,6 +19,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from co_detr.engine import signals
+from co_detr.engine.fsdp import whole
 
 
 def records(count: int = 11) -> list[dict]:
@@ -158,7 +159,7 @@ class Recorded(nn.Module):
             outputs[name] = outputs[name] * float("nan")
         ids = ",".join(str(item["image_id"]) for item in batch)
         boxes = sum(len(item.get("instances", ())) for item in batch)
-        weight = sum(p.detach().double().sum() for p in self.parameters())
+        weight = sum(whole(p.detach()).double().sum() for p in self.parameters())
         numbers = sum(losses.values()).item().hex(), weight.item().hex()
         with open(self.log, "a") as file:
             file.write(f"{iteration} {comm.get_rank()} {ids} {boxes} {' '.join(numbers)}\n")
