@@ -3,6 +3,7 @@
 Letters: N images, Q queries, C channels, K auxiliary heads.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -118,18 +119,19 @@ class CustomizedQueries(nn.Module):
         ]
 
     def _most_positives(self, samples: Sequence[Instances]) -> Tensor:
-        counts = [(s.gt_classes.ge(0) & s.gt_classes.lt(self.num_classes)).sum() for s in samples]
-        return torch.stack(counts).max().clamp(self.min_queries, self.max_queries)
+        classes = _padded_classes(samples)
+        positive = classes.ge(0) & classes.lt(self.num_classes)
+        return positive.sum(dim=1).max().clamp(self.min_queries, self.max_queries)
 
     def _group(
         self, index: int, head: str, samples: Sequence[Instances], scale: Tensor, count: int
     ) -> QueryGroup:
-        chosen, valid = self._choose(samples, count)
-        classes = select([s.gt_classes for s in samples], chosen)
-        classes = classes.where(valid, torch.full_like(classes, self.num_classes))
-        coordinates = select([s.proposal_boxes.tensor for s in samples], chosen).detach()
+        rows, valid = self._choose(samples, count)
+        classes = take([s.gt_classes for s in samples], rows)
+        classes = classes.masked_fill(~valid, self.num_classes)
+        coordinates = take([s.proposal_boxes.tensor for s in samples], rows).detach()
         coordinates = to_normalized_cxcywh(coordinates, scale[:, None])
-        targets = select([s.gt_boxes.tensor for s in samples], chosen)
+        targets = take([s.gt_boxes.tensor for s in samples], rows)
         targets = to_normalized_cxcywh(targets, scale[:, None])
 
         # boxes may leave the image; only their embedding is brought into [0, 1]
@@ -139,7 +141,7 @@ class CustomizedQueries(nn.Module):
             position, content = encoded.chunk(2, dim=-1)
             position = position + self.head_position[index]
         if self.use_features:
-            features = select([s.features for s in samples], chosen)
+            features = take([s.features for s in samples], rows)
             content = content + self.feature_norm[index](self.feature_linear[index](features))
         return QueryGroup(
             name=f"customized/{head}",
@@ -152,19 +154,26 @@ class CustomizedQueries(nn.Module):
         )
 
     def _choose(self, samples: Sequence[Instances], count: int) -> tuple[Tensor, Tensor]:
-        """Rows of `count` samples per image, positives first: indices and validity, (N, count)."""
-        classes = pad_sequence([s.gt_classes for s in samples], True, padding_value=-1)
+        """Choose `count` samples per image, positives first: rows for `take`, and validity, both
+        (N, count)."""
+        classes = _padded_classes(samples)
         classes = nn.functional.pad(classes, (0, max(0, count - classes.shape[1])), value=-1)
         rank = random_rank(classes)
         positive = classes.ge(0) & classes.lt(self.num_classes)
         rank = rank + 2 * positive + 1 * (classes == self.num_classes)
         chosen = rank.topk(count, dim=1).indices
         valid = (positive if self.padding == "mask" else classes >= 0).gather(1, chosen)
-        return chosen.where(valid, torch.zeros_like(chosen)), valid
+        ends = list(itertools.accumulate(len(s) for s in samples))
+        first = torch.tensor([0, *ends[:-1]], device=chosen.device)
+        return (chosen + first[:, None]).masked_fill(~valid, ends[-1]), valid
 
 
-def select(values: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """Stack `rows` (N, n) of each image's values (m, ...); zeros for an image that has none."""
-    return torch.stack(
-        [v[r] if len(v) else v.new_zeros(len(r), *v.shape[1:]) for v, r in zip(values, rows)]
-    )
+def _padded_classes(samples: Sequence[Instances]) -> Tensor:
+    """(N, m) labels, -1 where an image has fewer samples than others."""
+    return pad_sequence([s.gt_classes for s in samples], True, padding_value=-1)
+
+
+def take(values: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Take rows (N, n), counted image after image, of values (m, ...) per image; zeros from the row
+    after the last."""
+    return torch.cat([*values, values[0].new_zeros(1, *values[0].shape[1:])])[rows]
