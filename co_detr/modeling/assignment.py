@@ -43,14 +43,21 @@ class GroundTruth:
         scale = torch.tensor(
             [(w, h, w, h) for h, w in image_sizes], dtype=torch.float32, device=device
         )
-        boxes = [to_normalized_cxcywh(x.gt_boxes.tensor, s) for x, s in zip(instances, scale)]
-        return cls([x.gt_classes for x in instances], boxes, scale)
+        classes = [x.gt_classes for x in instances]
+        absolute = torch.cat([x.gt_boxes.tensor for x in instances])
+        boxes = to_normalized_cxcywh(absolute, scale[_images_of(classes, device)])
+        return cls(classes, list(boxes.split([len(c) for c in classes])), scale)
 
     @cached_property
     def images(self) -> Tensor:
         """(T,) the image of every object of the batch, image after image."""
-        numbers = [image for image, c in enumerate(self.classes) for _ in range(len(c))]
-        return torch.tensor(numbers, dtype=torch.int64, device=self.scale.device)
+        return _images_of(self.classes, self.scale.device)
+
+
+def _images_of(per_image: Sequence[Tensor], device: torch.device) -> Tensor:
+    """(T,) the number of the image that each of the rows of all images belongs to."""
+    numbers = [image for image, rows in enumerate(per_image) for _ in range(len(rows))]
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True, eq=False)

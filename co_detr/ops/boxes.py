@@ -104,7 +104,7 @@ def giou_loss(boxes: Tensor, target: Tensor) -> Tensor:
 
 
 def area(sides: Tensor) -> Tensor:
-    """(...) product of widths and heights (..., 2), whose gradient `prod` takes ten operators for."""
+    """(...) widths times heights (..., 2); the gradient of `prod` takes ten times the operators."""
     width, height = sides.unbind(dim=-1)
     return width * height
 
