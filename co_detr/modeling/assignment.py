@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from co_detr.ops.boxes import giou_loss, to_absolute_xyxy, to_normalized_cxcywh
 
-PAIRS_AT_ONCE = 2**21
+PAIRS_AT_ONCE = 2**18
 """Pairs of a prediction and an object whose costs are computed together: each takes about twenty
-numbers on the way."""
+numbers on the way, which a cache should hold."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The loss of the decoder: all groups and layers at once, then summed one by one.
+"""The loss of the decoder: all layers at once, and all groups while they are small.
 
 Letters: N images, Q queries, L layers. Boxes are normalized cxcywh.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from co_detr.ops.boxes import area, giou_loss, to_absolute_xyxy
 
 from .assignment import GroundTruth, HungarianMatcher, MatchingProblem
+from .focal import PAIRS_AT_ONCE
 from .losses import LossTerm
 from .queries.group import FixedTargets, HungarianTargets, QueryGroup
 from .transformer.decoder import Predictions
@@ -109,8 +110,11 @@ class SetCriterion(nn.Module):
         scored = None
         if self.federated is not None:
             scored = self.federated(all_classes(ground_truth.classes))
+        # Side by side while copies are small; with many classes, one after the other.
+        pairs = sum(s.logits.numel() for s in decoded)
+        together = [decoded] if pairs <= PAIRS_AT_ONCE else [[s] for s in decoded]
         terms: dict[str, LossTerm] = {}
-        for sets in (decoded, encoded):
+        for sets in [*together, encoded]:
             if sets:
                 targets = [self._targets(s, matched.get(s.name), ground_truth) for s in sets]
                 terms |= self._losses(sets, targets, ground_truth.scale, scored)
