@@ -131,9 +131,11 @@ class RPN(nn.Module):
 
     def predict(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Predict objectness logits (N, A) and deltas (N, A, 4) for the anchors of all levels."""
-        hidden = [F.relu(self.conv(feature)) for feature in features]
-        cells = torch.cat([h.permute(0, 2, 3, 1).flatten(1, 2) for h in hidden], dim=1)
-        # a 1x1 convolution is a linear layer, which all levels go through together
+        # 1x1 convolutions are linear layers, which the cells of all levels go through together
+        cells = torch.cat(
+            [self.conv(feature).permute(0, 2, 3, 1).flatten(1, 2) for feature in features], dim=1
+        )
+        cells = F.relu(cells, inplace=True)
         logits, deltas = (
             F.linear(cells, conv.weight.flatten(1), conv.bias).float()
             for conv in (self.objectness_logits, self.anchor_deltas)
