@@ -1,17 +1,19 @@
-"""The loss of the decoder: one loop over groups, all their layers at once.
+"""The loss of the decoder: all layers at once, and all groups while they are small.
 
 Letters: N images, Q queries, L layers. Boxes are normalized cxcywh.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from co_detr.ops.boxes import giou_loss, to_absolute_xyxy
+from co_detr.ops.boxes import area, giou_loss, to_absolute_xyxy
 
 from .assignment import GroundTruth, HungarianMatcher, MatchingProblem
+from .focal import PAIRS_AT_ONCE
 from .losses import LossTerm
 from .queries.group import FixedTargets, HungarianTargets, QueryGroup
 from .transformer.decoder import Predictions
@@ -23,6 +25,7 @@ from .whole_batch import all_classes
 class _PredictionSet:
     """Predictions with what is needed to score them; a group, or the encoder's proposals."""
 
+    name: str
     logits: Tensor  # (L, N, Q, num_classes)
     boxes: Tensor  # (L, N, Q, 4)
     policy: HungarianTargets | FixedTargets
@@ -75,8 +78,9 @@ class SetCriterion(nn.Module):
             unfinished losses "<group>/loss_{class,box,giou}_<layer>", and "encoder/loss_..." of the
             proposals.
         """
-        sets = {
-            group.name: _PredictionSet(
+        decoded = [
+            _PredictionSet(
+                group.name,
                 predictions[group.name].logits,
                 predictions[group.name].boxes,
                 group.targets,
@@ -84,18 +88,21 @@ class SetCriterion(nn.Module):
                 group.weight,
             )
             for group in groups
-        }
+        ]
+        encoded = []
         if proposals is not None:
-            sets["encoder"] = _PredictionSet(
+            encoder = _PredictionSet(
+                "encoder",
                 proposals.logits[None],
                 proposals.boxes[None],
                 HungarianTargets(),
                 class_agnostic=proposals.class_agnostic,
             )
+            encoded = [encoder]
         matched = self.matcher(
             {
-                name: MatchingProblem(s.logits, s.boxes, s.class_agnostic, s.policy.repeats)
-                for name, s in sets.items()
+                s.name: MatchingProblem(s.logits, s.boxes, s.class_agnostic, s.policy.repeats)
+                for s in decoded + encoded
                 if isinstance(s.policy, HungarianTargets)
             },
             ground_truth,
@@ -103,19 +110,30 @@ class SetCriterion(nn.Module):
         scored = None
         if self.federated is not None:
             scored = self.federated(all_classes(ground_truth.classes))
+        # Side by side while copies are small; with many classes, one after the other.
+        pairs = sum(s.logits.numel() for s in decoded)
+        together = [decoded] if pairs <= PAIRS_AT_ONCE else [[s] for s in decoded]
         terms: dict[str, LossTerm] = {}
-        for name, predicted in sets.items():
-            if name in matched:
-                targets = self._matched_targets(predicted, matched[name], ground_truth)
-            else:
-                targets = predicted.policy
-            terms |= self._losses(name, predicted, targets, ground_truth.scale, scored)
-        return terms
+        for sets in [*together, encoded]:
+            if sets:
+                targets = [self._targets(s, matched.get(s.name), ground_truth) for s in sets]
+                terms |= self._losses(sets, targets, ground_truth.scale, scored)
+        return {
+            key.removesuffix("_0") if key.startswith("encoder/") else key: term
+            for key, term in terms.items()
+        }
 
-    def _matched_targets(
-        self, predicted: _PredictionSet, matched: Tensor, ground_truth: GroundTruth
+    def _targets(
+        self, predicted: _PredictionSet, matched: Tensor | None, ground_truth: GroundTruth
     ) -> FixedTargets:
-        """Look up the matched objects: classes (L, N, Q), boxes (L, N, Q, 4)."""
+        """Targets in every layer: classes (L, N, Q), boxes (L, N, Q, 4), of the `matched` objects
+        (L, N, Q) where there was a matching."""
+        if matched is None:
+            fixed = predicted.policy
+            return FixedTargets(
+                fixed.classes.expand(predicted.boxes.shape[:-1]),
+                fixed.boxes.expand(predicted.boxes.shape),
+            )
         # one more row, which index -1 reads: background without a box
         background = ground_truth.scale.new_full((1,), self.num_classes).long()
         objects = torch.cat([*ground_truth.classes, background])
@@ -126,40 +144,52 @@ class SetCriterion(nn.Module):
 
     def _losses(
         self,
-        name: str,
-        predicted: _PredictionSet,
-        targets: FixedTargets,
+        sets: Sequence[_PredictionSet],
+        targets: Sequence[FixedTargets],
         scale: Tensor,
         scored: Tensor | None,
     ) -> dict[str, LossTerm]:
-        logits, boxes = predicted.logits.float(), predicted.boxes.float()
-        classes = targets.classes.expand(boxes.shape[:-1])
-        target = targets.boxes.expand(boxes.shape)
+        """Score sets of the same layers and kind of classes side by side, then sum each one's."""
+        logits = _side_by_side([s.logits for s in sets]).float()
+        boxes = _side_by_side([s.boxes for s in sets]).float()
+        classes = _side_by_side([t.classes for t in targets])
+        target = _side_by_side([t.boxes for t in targets])
         positive = classes < self.num_classes
 
         quality = elementwise_iou(boxes.detach(), target).where(positive, 0.0)
-        scored = None if predicted.class_agnostic else scored
+        scored = None if sets[0].class_agnostic else scored
         class_loss = self.class_loss(logits, classes, quality, scored)
-        if predicted.valid is not None:
-            class_loss = class_loss * predicted.valid
+        if any(s.valid is not None for s in sets):
+            everything = [torch.ones_like(t.classes[0], dtype=torch.bool) for t in targets]
+            valid = [e if s.valid is None else s.valid for s, e in zip(sets, everything)]
+            class_loss = class_loss * torch.cat(valid, dim=1)
         l1_loss = (boxes - target).abs().sum(-1) * positive
         pixels = scale[:, None]
         overlap_loss = giou_loss(to_absolute_xyxy(boxes, pixels), to_absolute_xyxy(target, pixels))
         overlap_loss = overlap_loss.where(positive, 0.0)
 
-        count = positive[0].sum()
+        kinds = "class", "box", "giou"
+        losses = torch.stack(
+            [
+                self.class_weight * class_loss,
+                self.l1_weight * l1_loss,
+                self.giou_weight * overlap_loss,
+            ]
+        )
+        sizes = [s.boxes.shape[2] for s in sets]
         terms = {}
-        for kind, loss, weight in (
-            ("class", class_loss, self.class_weight),
-            ("box", l1_loss, self.l1_weight),
-            ("giou", overlap_loss, self.giou_weight),
-        ):
-            totals = loss.sum((1, 2)) * (weight * predicted.weight)
-            for layer, total in enumerate(totals.unbind()):
-                terms[f"{name}/loss_{kind}_{layer}"] = LossTerm(total, count)
-        if name == "encoder":
-            terms = {key.removesuffix("_0"): term for key, term in terms.items()}
+        for s, own, own_positive in zip(sets, losses.split(sizes, 3), positive[0].split(sizes, 1)):
+            count = own_positive.sum()
+            totals = (own.sum((2, 3)) * s.weight).flatten().unbind()
+            names = itertools.product(kinds, range(own.shape[1]))
+            for (kind, layer), total in zip(names, totals):
+                terms[f"{s.name}/loss_{kind}_{layer}"] = LossTerm(total, count)
         return terms
+
+
+def _side_by_side(values: Sequence[Tensor]) -> Tensor:
+    """Concatenate (L, N, Q, ...) over the queries; a single one is not copied."""
+    return torch.cat(values, dim=2) if len(values) > 1 else values[0]
 
 
 def elementwise_iou(boxes: Tensor, target: Tensor) -> Tensor:
@@ -167,6 +197,6 @@ def elementwise_iou(boxes: Tensor, target: Tensor) -> Tensor:
     corners, other = to_absolute_xyxy(boxes, 1.0), to_absolute_xyxy(target, 1.0)
     top_left = torch.maximum(corners[..., :2], other[..., :2])
     bottom_right = torch.minimum(corners[..., 2:], other[..., 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
-    union = boxes[..., 2:].prod(-1) + target[..., 2:].prod(-1) - intersection
+    intersection = area((bottom_right - top_left).clamp(min=0))
+    union = area(boxes[..., 2:]) + area(target[..., 2:]) - intersection
     return intersection / union.clamp(min=1e-6)

@@ -52,9 +52,8 @@ def test_ground_truth_of_instances():
 def test_cost_by_hand():
     ground_truth = truth([(1, [0.5, 0.5, 0.2, 0.4])])
     predicted = problem([[[[0.5, 0.5, 0.2, 0.2]]]], [[[[0.3, 0.9]]]])
-    (cost,) = HungarianMatcher(class_cost=2.0, l1_cost=5.0, giou_cost=3.0).cost(
-        predicted, ground_truth, 0
-    )
+    matcher = HungarianMatcher(class_cost=2.0, l1_cost=5.0, giou_cost=3.0)
+    cost = matcher.cost(predicted, ground_truth)
     focal = 0.25 * 0.1**2 * -math.log(0.9) - 0.75 * 0.9**2 * -math.log(0.1)
     iou = 0.5  # half as high, inside: GIoU is IoU
     assert cost.item() == pytest.approx(2 * focal + 5 * 0.2 - 3 * iou, abs=1e-5)
@@ -63,24 +62,39 @@ def test_cost_by_hand():
 def test_giou_cost_of_boxes_apart():
     ground_truth = truth([(0, [0.2, 0.2, 0.2, 0.2])])
     predicted = problem([[[[0.6, 0.2, 0.2, 0.2]]]])
-    (cost,) = HungarianMatcher(class_cost=0.0, l1_cost=0.0, giou_cost=1.0).cost(
-        predicted, ground_truth, 0
-    )
+    matcher = HungarianMatcher(class_cost=0.0, l1_cost=0.0, giou_cost=1.0)
+    cost = matcher.cost(predicted, ground_truth)
     assert cost.item() == pytest.approx(1 / 3, abs=1e-5)  # a third of the hull is empty
 
 
 def test_costs_in_small_portions_are_the_same(monkeypatch):
     torch.manual_seed(0)
-    ground_truth = truth([(0, LEFT), (1, MIDDLE), (1, RIGHT)], [])
+    ground_truth = truth([(0, LEFT), (1, MIDDLE), (1, RIGHT)], [(0, LEFT)])
     predicted = MatchingProblem(torch.randn(3, 2, 7, 2), torch.rand(3, 2, 7, 4))
     costs = {}
-    for limit in (assignment.PAIRS_AT_ONCE, 1, 30):  # all queries of all layers, one, or ten
+    for limit in (assignment.PAIRS_AT_ONCE, 1, 42):  # all objects, one, or two
         monkeypatch.setattr(assignment, "PAIRS_AT_ONCE", limit)
-        costs[limit] = [HungarianMatcher().cost(predicted, ground_truth, i) for i in (0, 1)]
+        costs[limit] = HungarianMatcher().cost(predicted, ground_truth)
     first, *others = costs.values()
-    assert [cost.shape for cost in first] == [(3, 7, 3), (3, 7, 0)]
+    assert first.shape == (4, 3, 7)
     for other in others:
-        assert all(map(torch.equal, other, first))
+        assert torch.equal(other, first)
+
+
+def test_an_object_is_compared_with_the_predictions_for_its_own_image():
+    """In layers, images and classes that are all different."""
+    torch.manual_seed(0)
+    ground_truth = truth([(1, LEFT)], [(0, MIDDLE), (1, RIGHT)])
+    predicted = MatchingProblem(torch.randn(3, 2, 7, 2), torch.rand(3, 2, 7, 4))
+    costs = HungarianMatcher().cost(predicted, ground_truth)
+    for number, (image, label, box) in enumerate([(0, 1, LEFT), (1, 0, MIDDLE), (1, 1, RIGHT)]):
+        for layer in range(3):
+            alone = MatchingProblem(
+                predicted.logits[None, layer, image, None],
+                predicted.boxes[None, layer, image, None],
+            )
+            cost = HungarianMatcher().cost(alone, truth([(label, box)]))
+            torch.testing.assert_close(costs[number, layer], cost[0, 0])
 
 
 def test_the_cheapest_assignment_is_found():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from co_detr.modeling import criterion as module
 from co_detr.modeling.assignment import GroundTruth, HungarianMatcher
 from co_detr.modeling.criterion import SetCriterion, elementwise_iou
 from co_detr.modeling.losses import FocalLoss, QualityFocalLoss, normalize
@@ -132,7 +133,38 @@ def test_quality_carries_no_gradient():
         {"matching": predicted}, [group], None, truth([(1, OBJECT)])
     )
     total = terms["matching/loss_class_0"].total
-    assert torch.autograd.grad(total, predicted.boxes, allow_unused=True) == (None,)
+    (gradient,) = torch.autograd.grad(total, predicted.boxes)
+    assert not gradient.any()
+
+
+def test_groups_are_scored_the_same_side_by_side_and_one_by_one(monkeypatch):
+    """Of different sizes, kinds of targets, weights and padding."""
+    torch.manual_seed(0)
+    predicted, groups = {}, []
+    for name, size, options in [
+        ("matching", 3, {}),
+        ("a", 2, dict(weight=2.0, valid=torch.tensor([[True, False], [True, True]]))),
+        ("b", 4, dict(weight=0.5)),
+    ]:
+        logits, boxes = torch.randn(2, 2, size, NUM_CLASSES), torch.rand(2, 2, size, 4)
+        predicted[name] = Predictions(logits.requires_grad_(), boxes.requires_grad_())
+        targets = FixedTargets(torch.randint(NUM_CLASSES + 1, (2, size)), torch.rand(2, size, 4))
+        targets = None if name == "matching" else targets
+        groups.append(make_group(predicted[name], targets, name=name, **options))
+    scene = predicted, groups, None, truth([(1, OBJECT)], [(0, HALF), (1, BESIDE)])
+
+    results = []
+    for limit in (module.PAIRS_AT_ONCE, 1):
+        monkeypatch.setattr(module, "PAIRS_AT_ONCE", limit)
+        losses = normalize(criterion()(*scene))
+        leaves = [leaf for p in predicted.values() for leaf in (p.logits, p.boxes)]
+        results.append((losses, torch.autograd.grad(sum(losses.values()), leaves)))
+    (together, gradients), (alone, their_gradients) = results
+    assert list(together) == list(alone) and len(together) == 3 * 3 * 2
+    for name, loss in together.items():
+        torch.testing.assert_close(loss, alone[name], msg=name)
+    for ours, theirs in zip(gradients, their_gradients):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_weights_multiply():

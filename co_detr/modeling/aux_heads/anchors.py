@@ -84,17 +84,26 @@ class PyramidAnchors(nn.Module):
             (N, A) bool over the anchors of all levels: in row and column, cell < size / stride,
             rounded up; everywhere with `padding_valid`.
         """
-        levels = []
-        for feature, stride in zip(features, self.strides):
-            height, width = feature.shape[-2:]
-            cells = torch.full(
-                (len(image_sizes), height, width, self.num_per_cell),
-                self.padding_valid,
-                device=feature.device,
+        device = features[0].device
+        shapes = [feature.shape[-2:] for feature in features]
+        if self.padding_valid:
+            cells = sum(height * width for height, width in shapes)
+            return torch.ones(
+                len(image_sizes), cells * self.num_per_cell, dtype=torch.bool, device=device
             )
-            for image, size in zip(cells, image_sizes):
-                padded = (math.ceil(side / self.pad_multiple) * self.pad_multiple for side in size)
-                rows, columns = (math.ceil(side / stride) for side in padded)
-                image[:rows, :columns] = True
-            levels.append(cells.flatten(1))
-        return torch.cat(levels, dim=1)
+        limits = torch.tensor(
+            [[self._valid_cells(size, stride) for stride in self.strides] for size in image_sizes],
+            device=device,
+        )
+        levels = []
+        for (height, width), limit in zip(shapes, limits.unbind(1)):
+            rows = torch.arange(height, device=device) < limit[:, :1]
+            columns = torch.arange(width, device=device) < limit[:, 1:]
+            levels.append((rows[:, :, None] & columns[:, None]).flatten(1))
+        valid = torch.cat(levels, dim=1)
+        return valid[..., None].expand(-1, -1, self.num_per_cell).flatten(1)
+
+    def _valid_cells(self, size: tuple[int, int], stride: int) -> list[int]:
+        """Rows and columns of a level that touch the valid area of an image (height, width)."""
+        padded = (math.ceil(side / self.pad_multiple) * self.pad_multiple for side in size)
+        return [math.ceil(side / stride) for side in padded]

@@ -61,14 +61,9 @@ def atss_match(
         (N, A) int64: index into the boxes of the image; -1 where the anchor is background.
     """
     truth = torch.cat(gt_boxes)  # (T, 4)
-    image, number = torch.cat(
-        [
-            torch.stack(
-                [torch.full((len(b),), i, device=b.device), torch.arange(len(b), device=b.device)]
-            )
-            for i, b in enumerate(gt_boxes)
-        ],
-        dim=1,
+    objects = [(i, number) for i, boxes in enumerate(gt_boxes) for number in range(len(boxes))]
+    image, number = (
+        torch.tensor(objects, dtype=torch.int64, device=truth.device).view(-1, 2).unbind(1)
     )
 
     at_once = max(1, DISTANCES_AT_ONCE // max(map(len, anchors)))

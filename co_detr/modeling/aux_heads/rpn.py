@@ -14,7 +14,7 @@ from co_detr.ops.grouped_nms import grouped_nms
 from ..losses import LossTerm
 from ..sampling import draw_labelled
 from .anchors import PyramidAnchors
-from .dense import per_anchor
+from .dense import best_of_levels
 from .max_iou import max_iou_match
 from .truth import BACKGROUND, PaddedTruth
 
@@ -131,12 +131,16 @@ class RPN(nn.Module):
 
     def predict(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Predict objectness logits (N, A) and deltas (N, A, 4) for the anchors of all levels."""
-        logits, deltas = [], []
-        for feature in features:
-            hidden = F.relu(self.conv(feature))
-            logits.append(per_anchor(self.objectness_logits(hidden), 1))
-            deltas.append(per_anchor(self.anchor_deltas(hidden), 4))
-        return torch.cat(logits, dim=1).squeeze(-1), torch.cat(deltas, dim=1)
+        # 1x1 convolutions are linear layers, which the cells of all levels go through together
+        cells = torch.cat(
+            [self.conv(feature).permute(0, 2, 3, 1).flatten(1, 2) for feature in features], dim=1
+        )
+        cells = F.relu(cells, inplace=True)
+        logits, deltas = (
+            F.linear(cells, conv.weight.flatten(1), conv.bias).float()
+            for conv in (self.objectness_logits, self.anchor_deltas)
+        )
+        return logits.flatten(1), deltas.view(len(deltas), -1, 4)
 
     def match(self, anchors: Tensor, valid: Tensor, truth: PaddedTruth) -> Tensor:
         """Match the anchors of a batch to its objects, as `max_iou_match` does."""
@@ -217,20 +221,13 @@ class RPN(nn.Module):
             image could have, boxes (0, 0, 0, 0) of score -inf follow.
         """
         limits = torch.tensor([[w, h, w, h] for h, w in image_sizes]).to(deltas)[:, None]
-        boxes, scores = [], []
         sizes = [len(level) for level in levels]
-        for anchors, level_logits, level_deltas in zip(
-            levels, logits.split(sizes, dim=1), deltas.split(sizes, dim=1)
-        ):
-            score, index = level_logits.topk(min(pre_nms_topk, len(anchors)), dim=1)
-            chosen = level_deltas.gather(1, index[..., None].expand(-1, -1, 4))
-            decoded = self.box_transform.apply_deltas(
-                chosen.flatten(0, 1), anchors[index].flatten(0, 1)
-            )
-            boxes.append(decoded.view(*index.shape, 4).clamp(min=0).minimum(limits))
-            scores.append(score)
-        counts = [score.shape[1] for score in scores]
-        boxes, scores = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+        scores, index = best_of_levels(logits[..., None], sizes, pre_nms_topk)
+        counts = [min(pre_nms_topk, size) for size in sizes]
+        chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+        anchors = torch.cat(levels)[index]
+        boxes = self.box_transform.apply_deltas(chosen.flatten(0, 1), anchors.flatten(0, 1))
+        boxes = boxes.view_as(chosen).clamp(min=0).minimum(limits)
 
         kept = grouped_nms(boxes, scores, counts, self.nms_threshold)
         # Boxes without area overlap nothing, so dropping them after NMS changes no other's fate.

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from detectron2.structures import Instances
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from co_detr.ops.boxes import broadcast_iou, has_area
 
@@ -33,13 +33,16 @@ class PaddedTruth:
     @classmethod
     def from_instances(cls, gt_instances: Sequence[Instances]) -> "PaddedTruth":
         """Read `gt_boxes` and `gt_classes`."""
-        boxes = pad_sequence([gt.gt_boxes.tensor for gt in gt_instances], batch_first=True)
-        classes = pad_sequence([gt.gt_classes for gt in gt_instances], True, padding_value=-1)
-        if boxes.shape[1] == 0:
-            boxes, classes = boxes.new_zeros(len(boxes), 1, 4), classes.new_full(
-                (len(boxes), 1), -1
-            )
-        return cls(boxes, classes, [len(gt) for gt in gt_instances])
+        counts = [len(gt) for gt in gt_instances]
+        boxes = torch.cat([gt.gt_boxes.tensor for gt in gt_instances])
+        classes = torch.cat([gt.gt_classes for gt in gt_instances])
+        # where objects stand among those of all images; the row after the last is padding
+        number, have = torch.arange(max(1, *counts)), torch.tensor(counts)[:, None]
+        rows = (have.cumsum(0) - have + number).masked_fill(number >= have, len(boxes))
+        rows = rows.to(boxes.device)
+        boxes = torch.cat([boxes, boxes.new_zeros(1, 4)])[rows]
+        classes = torch.cat([classes, classes.new_full((1,), -1)])[rows]
+        return cls(boxes, classes, counts)
 
     @property
     def real(self) -> Tensor:

@@ -3,6 +3,7 @@
 Letters: N images, Q queries, C channels, K auxiliary heads.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -110,26 +111,31 @@ class CustomizedQueries(nn.Module):
             KeyError: a head that it serves gave no output.
         """
         # The number of queries is a shape, so it has to reach the host: one copy for all heads.
-        most = torch.stack([self._most_positives(aux[head].samples) for head in self.heads])
+        labels = [_padded_classes(aux[head].samples) for head in self.heads]
+        most = torch.stack([self._is_positive(classes).sum(dim=1).max() for classes in labels])
+        most = most.clamp(self.min_queries, self.max_queries)
         most = max_over_parts("customized queries", most)
         return [
-            self._group(index, head, aux[head].samples, ground_truth.scale, count)
-            for index, (head, count) in enumerate(zip(self.heads, most.tolist()))
+            self._group(index, aux[self.heads[index]].samples, classes, ground_truth.scale, count)
+            for index, (classes, count) in enumerate(zip(labels, most.tolist()))
         ]
 
-    def _most_positives(self, samples: Sequence[Instances]) -> Tensor:
-        counts = [(s.gt_classes.ge(0) & s.gt_classes.lt(self.num_classes)).sum() for s in samples]
-        return torch.stack(counts).max().clamp(self.min_queries, self.max_queries)
+    def _is_positive(self, classes: Tensor) -> Tensor:
+        return classes.ge(0) & classes.lt(self.num_classes)
 
     def _group(
-        self, index: int, head: str, samples: Sequence[Instances], scale: Tensor, count: int
+        self, index: int, samples: Sequence[Instances], labels: Tensor, scale: Tensor, count: int
     ) -> QueryGroup:
-        chosen, valid = self._choose(samples, count)
-        classes = select([s.gt_classes for s in samples], chosen)
-        classes = classes.where(valid, torch.full_like(classes, self.num_classes))
-        coordinates = select([s.proposal_boxes.tensor for s in samples], chosen).detach()
+        """Make `count` queries per image of the samples of a head, whose labels are (N, m)."""
+        chosen, valid = self._choose(labels, count)
+        ends = list(itertools.accumulate(len(s) for s in samples))
+        first = torch.tensor([0, *ends[:-1]], device=chosen.device)
+        rows = (chosen + first[:, None]).masked_fill(~valid, ends[-1])
+        classes = take([s.gt_classes for s in samples], rows)
+        classes = classes.masked_fill(~valid, self.num_classes)
+        coordinates = take([s.proposal_boxes.tensor for s in samples], rows).detach()
         coordinates = to_normalized_cxcywh(coordinates, scale[:, None])
-        targets = select([s.gt_boxes.tensor for s in samples], chosen)
+        targets = take([s.gt_boxes.tensor for s in samples], rows)
         targets = to_normalized_cxcywh(targets, scale[:, None])
 
         # boxes may leave the image; only their embedding is brought into [0, 1]
@@ -139,10 +145,10 @@ class CustomizedQueries(nn.Module):
             position, content = encoded.chunk(2, dim=-1)
             position = position + self.head_position[index]
         if self.use_features:
-            features = select([s.features for s in samples], chosen)
+            features = take([s.features for s in samples], rows)
             content = content + self.feature_norm[index](self.feature_linear[index](features))
         return QueryGroup(
-            name=f"customized/{head}",
+            name=f"customized/{self.heads[index]}",
             content=content,
             reference=coordinates,
             targets=FixedTargets(classes, targets),
@@ -151,20 +157,22 @@ class CustomizedQueries(nn.Module):
             weight=self.weight,
         )
 
-    def _choose(self, samples: Sequence[Instances], count: int) -> tuple[Tensor, Tensor]:
-        """Rows of `count` samples per image, positives first: indices and validity, (N, count)."""
-        classes = pad_sequence([s.gt_classes for s in samples], True, padding_value=-1)
+    def _choose(self, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Choose `count` samples per image, positives first: indices and validity, (N, count)."""
         classes = nn.functional.pad(classes, (0, max(0, count - classes.shape[1])), value=-1)
-        rank = random_rank(classes)
-        positive = classes.ge(0) & classes.lt(self.num_classes)
-        rank = rank + 2 * positive + 1 * (classes == self.num_classes)
+        positive = self._is_positive(classes)
+        rank = random_rank(classes) + 2 * positive + 1 * (classes == self.num_classes)
         chosen = rank.topk(count, dim=1).indices
-        valid = (positive if self.padding == "mask" else classes >= 0).gather(1, chosen)
-        return chosen.where(valid, torch.zeros_like(chosen)), valid
+        valid = positive if self.padding == "mask" else classes >= 0
+        return chosen, valid.gather(1, chosen)
 
 
-def select(values: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """Stack `rows` (N, n) of each image's values (m, ...); zeros for an image that has none."""
-    return torch.stack(
-        [v[r] if len(v) else v.new_zeros(len(r), *v.shape[1:]) for v, r in zip(values, rows)]
-    )
+def _padded_classes(samples: Sequence[Instances]) -> Tensor:
+    """(N, m) labels, -1 where an image has fewer samples than others."""
+    return pad_sequence([s.gt_classes for s in samples], True, padding_value=-1)
+
+
+def take(values: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Take rows (N, n), counted image after image, of values (m, ...) per image; zeros from the row
+    after the last."""
+    return torch.cat([*values, values[0].new_zeros(1, *values[0].shape[1:])])[rows]
