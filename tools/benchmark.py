@@ -213,6 +213,7 @@ def time_training_step(device: torch.device) -> Iterator[Comparison]:
         "R50, 640x640: training step",
         ("ours", step),
         ("reference attention", with_reference_attention(step)),
+        memory=True,
     )
 
 
@@ -226,6 +227,7 @@ def time_inference(device: torch.device) -> Iterator[Comparison]:
         "R50, 640x640: inference",
         ("ours", detect),
         ("reference attention", with_reference_attention(detect)),
+        memory=True,
     )
 
 
@@ -267,6 +269,14 @@ def compare_checkpointing(what: str, model: nn.Module, step: Callable[[], None])
         ("6 encoder layers recomputed", recomputing(6)),
         memory=True,
     )
+
+
+@benchmark("transformers")
+def compare_with_transformers(device: torch.device) -> Iterator[Comparison]:
+    """Deformable-DETR R50 (K = 0), one 640x640 image, against Hugging Face transformers."""
+    from benchmarks.hugging_face import comparisons  # transformers need not be installed
+
+    return comparisons(device)
 
 
 @benchmark("class_losses")
@@ -391,17 +401,20 @@ def count_syncs(device: torch.device) -> str:
 
 
 def time_in_turns(
-    comparison: Comparison, repeats: int, device: torch.device
+    comparison: Comparison,
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
     """Seconds per call of both sides, one number per repeat."""
 
     def measure(function: Callable[[], object], calls: int = 1) -> float:
         synchronize(device)
-        start = time.perf_counter()
+        start = clock()
         for _ in range(calls):
             function()
         synchronize(device)
-        return (time.perf_counter() - start) / calls
+        return (clock() - start) / calls
 
     sides = [comparison.first[1], comparison.second[1]]
     warm_up = [measure(side) for side in sides]
@@ -472,6 +485,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(default)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="time of the process, for a CPU that others use, too",
+    )
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in known]
@@ -487,6 +505,7 @@ def main() -> None:
         print(f"{OF_DATA:16} {OF_DATA_HELP}")
         return
 
+    clock = time.process_time if args.cpu_time else time.perf_counter
     names = args.names or default
     if ON_GPU in names:
         if not torch.cuda.is_available():
@@ -505,12 +524,13 @@ def main() -> None:
         torch.manual_seed(0)
         for comparison in BENCHMARKS[name](args.device):
             print(f"{name}: {comparison.what}", file=sys.stderr)
-            times = time_in_turns(comparison, args.repeats, args.device)
+            times = time_in_turns(comparison, args.repeats, args.device, clock)
             rows.append(table_row(comparison, *times, args.device))
     if not rows:
         return
     where = f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{where}; {args.repeats} repeats of each side, in turns")
+    what = " of CPU time" if args.cpu_time else ""
+    print(f"{where}; {args.repeats} repeats{what} of each side, in turns")
     print(tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True))
 
 

@@ -17,6 +17,7 @@ from .losses import LossTerm
 from .transformer.encoder import EncoderMemory
 from .whole_batch import all_inputs
 
+CHANNELS_LAST_PIXELS = 2**17  # in a batch: one image of 362x362, or eight of 128x128
 CANVAS_GRAY = 114.0  # of 0..255, what large-scale jittering pads with
 
 
@@ -82,6 +83,8 @@ class Detector(nn.Module):
         Args, Raises: as `preprocess`.
         """
         images, sizes = self.preprocess(batched_inputs)
+        if _pays_channels_last(images):
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.encoder(self.neck(self.backbone(images)), padding_mask(images, sizes)), sizes
 
     def preprocess(self, batched_inputs: list[dict]) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -138,6 +141,17 @@ def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
     for image, (height, width) in zip(mask, sizes):
         image[:height, :width] = False
     return mask
+
+
+def _pays_channels_last(images: Tensor) -> bool:
+    """Whether convolutions of a batch (N, 3, H, W) are faster with the channels last.
+
+    On a CPU they reorder every map for themselves otherwise. The maps of fewer pixels take less
+    time than the weights, which are better as they are.
+    """
+    if images.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return images[:, 0].numel() >= CHANNELS_LAST_PIXELS
 
 
 def pad_as(images: Tensor, sizes: list[tuple[int, int]], divisor: int) -> Tensor:

@@ -4,7 +4,7 @@ Letters: N images, S encoder tokens, Q queries, C channels, M attention heads, P
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from co_detr.ops.ms_deform_attn import locations_and_weights, ms_deform_attn_from_offsets
 
 from ..queries.group import Span
+
+# So many tokens at a time go through what is done to each of them, on a CPU: intermediate results
+# stay in its cache then, where those of a whole image would go to the memory and back.
+TOKENS_IN_CACHE = 512
 
 
 class DeformableAttention(nn.Module):
@@ -81,7 +85,7 @@ class DeformableAttention(nn.Module):
             (N, Q, C).
         """
         # the mask comes after the projection so that its bias does not leak out of the padding
-        value = self.value_proj(memory).masked_fill(padding[..., None], 0.0)
+        value = self.value_proj(memory).masked_fill_(padding[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))
         frame = centers, offset_scale
         sampled = ms_deform_attn_from_offsets(value, spatial_shapes, *frame, *self.project(query))
@@ -175,6 +179,24 @@ class SelfAttention(nn.Module):
         return self.out_proj(join_heads(attend_in_spans(query, key, value, spans, dropout)))
 
 
+def in_cache(function: Callable[..., Tensor], *tokens: Tensor) -> Tensor:
+    """Apply a function of single tokens, part by part on a CPU, which changes nothing but the time.
+
+    Args:
+        function: from tensors (tokens, C) to one of the same shape.
+        tokens: tensors (..., C) of one shape.
+
+    Returns:
+        (..., C).
+    """
+    first = tokens[0]
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the loop would be, too
+    if first.device.type != "cpu" or recorded or first[..., 0].numel() <= TOKENS_IN_CACHE:
+        return function(*tokens)
+    parts = zip(*(tensor.flatten(0, -2).split(TOKENS_IN_CACHE) for tensor in tokens))
+    return torch.cat([function(*part) for part in parts]).view(first.shape)
+
+
 class FeedForward(nn.Sequential):
     """Linear layer, activation, dropout, linear layer.
 
@@ -202,7 +224,7 @@ class FeedForward(nn.Sequential):
             raise ValueError(f"tokens_at_once must be at least 1, or None, got {tokens_at_once}")
         super().__init__(
             nn.Linear(embed_dim, hidden_dim),
-            nn.ReLU() if activation == "relu" else nn.PReLU(),
+            nn.ReLU(inplace=True) if activation == "relu" else nn.PReLU(),
             nn.Linear(hidden_dim, embed_dim),
         )
         self.dropout = dropout
@@ -214,10 +236,14 @@ class FeedForward(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(..., tokens, C) to (..., tokens, C)."""
         if not self.training or self.tokens_at_once is None:
-            return self._transform(x)
+            return in_cache(self._transform, x)
         parts = [
             checkpoint(
-                self._transform, part, use_reentrant=False, preserve_rng_state=self.dropout > 0
+                in_cache,
+                self._transform,
+                part,
+                use_reentrant=False,
+                preserve_rng_state=self.dropout > 0,
             )
             for part in x.split(self.tokens_at_once, dim=-2)
         ]

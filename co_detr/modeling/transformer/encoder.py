@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..recompute import call
-from .attention import DeformableAttention, FeedForward
+from .attention import DeformableAttention, FeedForward, in_cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,9 @@ class DeformableEncoderLayer(nn.Module):
         attended = self.attention(
             tokens + position, centers, offset_scale, tokens, padding, spatial_shapes
         )
+        return in_cache(self._after_attention, tokens, attended)
+
+    def _after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
         tokens = self.attention_norm(tokens + attended)
         return self.ffn_norm(tokens + self.ffn(tokens))
 

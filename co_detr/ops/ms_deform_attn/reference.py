@@ -46,7 +46,13 @@ def locations_and_weights(
         sampling locations (N, Q, M, levels, P, 2) and attention weights (N, Q, M, levels, P), which
         add up to 1 over levels and points; at least in float32.
     """
-    locations = centers[:, :, None, :, None] + offsets * offset_scale[:, :, None, :, None]
+    P = offsets.shape[-2]
+    # repeated for the points, so that the innermost loop is long: over levels, points, x and y
+    centers, scale = (
+        frame[:, :, None, :, None].expand(-1, -1, -1, -1, P, -1).flatten(3)
+        for frame in (centers, offset_scale)
+    )
+    locations = (centers + offsets.flatten(3) * scale).view(offsets.shape)
     dtype = torch.promote_types(logits.dtype, torch.float32)
     weights = logits.flatten(-2).softmax(-1, dtype=dtype).view(logits.shape)
     return locations, weights

@@ -31,9 +31,13 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
         if not x.requires_grad:  # one kernel; with gradients it would keep more than is needed
             stats = (self.running_mean, self.running_var)
             return F.batch_norm(x, *stats, self.weight, self.bias, training=False, eps=self.eps)
+        scale, shift = (factor.to(x.dtype).view(1, -1, 1, 1) for factor in self.affine_map())
+        return x * scale + shift
+
+    def affine_map(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer as x * scale + shift, both (num_features,)."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+        return scale, self.bias - self.running_mean * scale
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:

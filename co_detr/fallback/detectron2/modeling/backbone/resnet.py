@@ -79,7 +79,7 @@ class BasicBlock(CNNBlockBase):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.conv2(F.relu_(self.conv1(x)))
-        out = out + (x if self.shortcut is None else self.shortcut(x))
+        out += x if self.shortcut is None else self.shortcut(x)
         return F.relu_(out)
 
 
@@ -128,7 +128,7 @@ class BottleneckBlock(CNNBlockBase):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.conv3(F.relu_(self.conv2(F.relu_(self.conv1(x)))))
-        out = out + (x if self.shortcut is None else self.shortcut(x))
+        out += x if self.shortcut is None else self.shortcut(x)
         return F.relu_(out)
 
 
