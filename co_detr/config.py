@@ -32,15 +32,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from co_detr.checkpoint.matching import UnfittingCheckpointError, compare
-from co_detr.checkpoint.reading import check_readable
+from co_detr.checkpoint.model_card import describe
+from co_detr.checkpoint.pretrained import without_pretrained
+from co_detr.checkpoint.reading import MODEL_CARD, check_readable
 from co_detr.checkpoint.wrappers import under_names_of
-from co_detr.config_text import bind, to_text  # noqa: F401  saved nodes name `bind` of this module
+from co_detr.config_text import bind, to_text  # noqa: F401  saved nodes name `bind` as of here
 from co_detr.data.augmentation import RandomChoice
 from co_detr.engine.build import (
     build_optimizer,
     build_train_loader,
     clip_grad_params,
-    without_pretrained,
 )
 
 logger = logging.getLogger(__name__)
@@ -184,8 +185,13 @@ class LazyConfigTrainer(DefaultTrainer):
     """`DefaultTrainer` with optimizer, schedule, clipping, data and evaluator of the lazy config.
 
     `tools/lazyconfig_train_net.py` does more (bfloat16, exact resumption, the best checkpoint);
-    this class is for scripts that are written around `DefaultTrainer`.
+    this class is for scripts that are written around `DefaultTrainer`. Its checkpoints carry the
+    model's card, too.
     """
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        self.checkpointer.add_checkpointable(MODEL_CARD, _Carried(to_lazy_config(cfg)))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -220,6 +226,19 @@ class LazyConfigTrainer(DefaultTrainer):
         if lazy_cfg.dataloader.get("evaluator") is None:
             raise NotImplementedError("dataloader.evaluator of the lazy config is not set")
         return instantiate(lazy_cfg.dataloader.evaluator)
+
+
+class _Carried:
+    """The card of a config's model, as a part of checkpoints that is written and never loaded."""
+
+    def __init__(self, lazy_cfg: DictConfig):
+        self._card = describe(lazy_cfg)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._card.to_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 class _LoaderFromCurrentIteration:

@@ -126,6 +126,19 @@ def categories_of_dataset(name: str) -> list[dict[str, Any]] | None:
             return None  # the check of the dataset says what is wrong
 
 
+def named_categories(
+    names: Sequence[str], known: Sequence[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Id and name of classes of these names: the ids of `known` where all of them are there, else
+    0, 1, ..."""
+    ids = {same(category["name"]): category["id"] for category in known or ()}
+    all_known = all(same(name) in ids for name in names)
+    return [
+        {"id": ids[same(name)] if all_known else number, "name": name}
+        for number, name in enumerate(names)
+    ]
+
+
 def _names(categories: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     return tuple(category["name"] for category in categories)
 

@@ -54,6 +54,7 @@ group has its dots."""
 # Those of whom the modules alone are meant: their other classes are tools for many things.
 _MODULES_ONLY = ("timm.layers", "timm.models", "torch.nn.modules")
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # knows no tags of Python
 _MOST_TEXT = 2**20  # characters; those of the zoo have 5,000
 
 
@@ -85,13 +86,14 @@ def read_model_config(text: str, path: str) -> DictConfig:
     try:
         for key, value in _walk(tree, ""):
             _check_value(key, value, path)
-        _check_interpolations(OmegaConf.create(tree), path)
-        for key, value in _walk(OmegaConf.to_container(OmegaConf.create(tree), resolve=True), ""):
+        cfg = OmegaConf.create(_with_objects(tree, "model", path), flags={"allow_objects": True})
+        _check_interpolations(cfg, path)
+        for key, value in _walk(OmegaConf.to_container(cfg, resolve=True), ""):
             if isinstance(value, dict):
                 _check_reads_nothing(key, value, path)
-        return OmegaConf.create(_with_objects(tree, "model", path), flags={"allow_objects": True})
     except (OmegaConfBaseException, RecursionError) as error:
         raise UnsafeConfigError(path, f"cannot be read ({error})") from error
+    return cfg
 
 
 def allowed_object(name: str) -> type | Callable | None:
@@ -120,13 +122,13 @@ def _parsed(text: str, path: str) -> dict:
     if len(text) > _MOST_TEXT:
         raise UnsafeConfigError(path, f"has {len(text)} characters, more than a model needs")
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise UnsafeConfigError(path, "has aliases of YAML (*name)")
-        tree = yaml.safe_load(text)
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader))
+        tree = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, UnsafeConfigError):
-            raise
-        raise UnsafeConfigError(path, f"is no plain YAML ({' '.join(str(error).split())})") from error
+        message = " ".join(str(error).split())
+        raise UnsafeConfigError(path, f"is no plain YAML ({message})") from error
+    if aliases:
+        raise UnsafeConfigError(path, "has aliases of YAML (*name)")
     if not isinstance(tree, dict) or "_target_" not in tree:
         raise UnsafeConfigError(path, "describes no call of a model (_target_)")
     return tree

@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Instances
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import nn
 
 from co_detr import model_zoo
 from co_detr.checkpoint.model_card import test_resize
+from co_detr.checkpoint.reading import Checkpoint
 from co_detr.data import ResizeShortestEdge, UnreadablePicture, read_picture
 from co_detr.data.pictures import pixels_of
 from co_detr.modeling.input_checks import RGB_ARRAY, check_array
@@ -228,18 +230,42 @@ def load_detector(
     elif source.endswith(".py") or source in model_zoo.list_configs():
         raise ValueError(f"{source} is a config: add weights='/path/to/model.pth'")
     cfg, checkpoint = find_config(source, config_file, overrides)
+    detector = build_detector(cfg, checkpoint, config_file=config_file, device=device)
+    detector.batch_size = batch_size
+    return detector
+
+
+def build_detector(
+    cfg: DictConfig,
+    checkpoint: Checkpoint,
+    categories: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    config_file: str | None = None,
+    device: str | torch.device | None = None,
+) -> Detector:
+    """A detector from what `loading.find_config` found.
+
+    Args:
+        cfg: a whole config.
+        checkpoint: the weights.
+        categories: id and name of its classes; None for those of `categories_for`.
+        config_file: for messages.
+        device: None for `train.device`, where that is there.
+
+    Raises:
+        UnfittingCheckpointError: the weights are those of another model.
+    """
     min_size, max_size = test_resize(cfg)
     if min_size is None:
         usual = get_cfg().INPUT
         min_size, max_size = usual.MIN_SIZE_TEST, usual.MAX_SIZE_TEST
-    wanted = device if device is not None else cfg.train.get("device")
+    wanted = device if device is not None else OmegaConf.select(cfg, "train.device")
     return Detector(
         build_trained(cfg, checkpoint, device_there_is(wanted), config_file),
-        categories_for(cfg, checkpoint),
+        categories_for(cfg, checkpoint) if categories is None else categories,
         min_size=min_size,
         max_size=max_size,
         image_format=cfg.model.get("image_format", "RGB"),
-        batch_size=batch_size,
     )
 
 
