@@ -107,6 +107,8 @@ def card_of(checkpoint: Checkpoint) -> ModelCard | None:
     if content is None:
         return None
     try:
+        if not isinstance(content, Mapping):
+            raise TypeError(f"it is a {type(content).__name__}")
         known = {name: content[name] for name in ModelCard.__dataclass_fields__ if name in content}
         card = ModelCard(**known)
         _check(card)
