@@ -95,8 +95,8 @@ class Detector:
             batch_size: another one than the detector's.
 
         Returns:
-            Of a picture, its detections, on the CPU, by falling score: `pred_boxes` (XYXY in pixels
-            of the picture), `scores`, `pred_classes` and, of models with masks, `pred_masks`.
+            Of a picture, its detections, on the CPU: `pred_boxes` (XYXY in pixels of the picture),
+            `scores`, `pred_classes` and, of models with masks, `pred_masks` (N, height, width).
             Of several pictures, a list of that. Of a folder, an iterator over the paths of its
             pictures, by name, with their detections; it reads as it goes, and leaves out, with a
             warning, what cannot be read.

@@ -84,7 +84,8 @@ def config_of(checkpoint: Checkpoint) -> DictConfig:
         )
         test = {"mapper": {"augmentations": [resize] if card.min_size else []}}
     model = read_model_config(card.config, checkpoint.path)
-    content = {"model": model, "train": {"device": "cuda"}, "dataloader": {"test": test}}
+    train = {"device": device_there_is(None)}
+    content = {"model": model, "train": train, "dataloader": {"test": test}}
     return OmegaConf.create(content, flags={"allow_objects": True})
 
 
