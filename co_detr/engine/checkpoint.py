@@ -10,7 +10,13 @@ from torch import nn
 
 from co_detr.checkpoint.loading import load_for_inference, load_for_training
 from co_detr.checkpoint.matching import UnfittingCheckpointError
-from co_detr.checkpoint.reading import CLASS_NAMES, Checkpoint, local_path, read_checkpoint
+from co_detr.checkpoint.reading import (
+    CLASS_NAMES,
+    MODEL_CARD,
+    Checkpoint,
+    local_path,
+    read_checkpoint,
+)
 
 from .files import whole_file
 from .fsdp import gathered, is_sharded
@@ -22,7 +28,7 @@ class WholeFileCheckpointer(DetectionCheckpointer):
     It loads every format that `read_checkpoint` reads, as `load_for_training` does: what fits; but
     together with the state of a run only what fits entirely, as `load_for_inference` does. If the
     model has an attribute `class_names`, these are saved with it, and rows of class layers are
-    loaded by name.
+    loaded by name. If it has an attribute `model_card`, this is saved with it, too.
 
     Args:
         model, save_dir, save_to_disk, checkpointables: as there.
@@ -60,8 +66,11 @@ class WholeFileCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **extra: Any) -> None:
         """As there. All processes call it where the model is sharded; the main process writes."""
         self.last_saved = name
-        if names := getattr(self.model, CLASS_NAMES, None):
-            extra = {CLASS_NAMES: list(names), **extra}
+        names = getattr(self.model, CLASS_NAMES, None)
+        card = getattr(self.model, MODEL_CARD, None)
+        known = {CLASS_NAMES: list(names)} if names else {}
+        known |= {MODEL_CARD: card.to_dict()} if card else {}
+        extra = {**known, **extra}
         Checkpointer.save(self._whole() if is_sharded(self.model) else self, name, **extra)
 
     def _whole(self) -> "WholeFileCheckpointer":
