@@ -1,0 +1,70 @@
+"""Large pictures in overlapping tiles, each as large as what the detector was trained on."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+
+Detect = Callable[[Sequence[np.ndarray]], list[Instances]]
+
+
+def detect_in_tiles(
+    detect: Detect,
+    picture: np.ndarray,
+    *,
+    tile: int = 640,
+    overlap: int = 128,
+    iou_threshold: float = 0.5,
+    batch_size: int = 1,
+) -> Instances:
+    """Detect in every tile, and merge what several tiles found by NMS within each class.
+
+    Args:
+        detect: pictures (h, w, 3) uint8 RGB to their detections, as `load_detector` returns it.
+        picture: (H, W, 3) uint8 RGB.
+        tile: sides in pixels; those at the right and lower border are smaller.
+        overlap: of neighbours, in pixels: more than the largest objects have, so that each is whole
+            in one of them.
+        iou_threshold: of the NMS.
+        batch_size: tiles at once.
+
+    Returns:
+        Detections in the whole picture, best first.
+
+    Raises:
+        ImportError: supervision is not installed.
+        ValueError: tiles do not overlap, or do nothing else.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(
+            f"overlap {overlap} has to be less than the tile's {tile} pixels, and >= 0"
+        )
+    try:
+        from supervision import Detections, InferenceSlicer
+    except ImportError as error:
+        raise ImportError('tiles need supervision: pip install "co-detr[draw]"') from error
+
+    def detect_some(tiles: list[np.ndarray] | np.ndarray) -> list[Detections] | Detections:
+        single = isinstance(tiles, np.ndarray)
+        found = detect([tiles] if single else tiles)
+        converted = [Detections.from_detectron2({"instances": one.to("cpu")}) for one in found]
+        return converted[0] if single else converted
+
+    slicer = InferenceSlicer(
+        detect_some,
+        slice_wh=tile,
+        overlap_wh=overlap,
+        iou_threshold=iou_threshold,
+        batch_size=batch_size,
+    )
+    found = slicer(picture)
+    order = np.argsort(-found.confidence, kind="stable") if len(found) else np.empty(0, np.int64)
+    found = found[order]
+    instances = Instances(picture.shape[:2])
+    instances.pred_boxes = Boxes(torch.as_tensor(found.xyxy).float().view(-1, 4))
+    instances.scores = torch.as_tensor(found.confidence if len(found) else []).float()
+    instances.pred_classes = torch.as_tensor(found.class_id if len(found) else []).long()
+    if found.mask is not None:
+        instances.pred_masks = torch.as_tensor(np.asarray(found.mask))
+    return instances
