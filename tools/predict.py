@@ -1,8 +1,11 @@
 #!/usr/bin/env python
 """Detects objects in pictures, draws them, and writes them as COCO-style annotations.
 
-    python tools/predict.py --config-file configs/co_deformable_detr/<...>.py \\
-        --input photo.jpg folder/ "shots/*.png" --output out/ train.init_checkpoint=weights.pth
+    python tools/predict.py --weights output/birds/model_best.pth \\
+        --input photo.jpg folder/ "shots/*.png" --output out/
+
+Checkpoints bring the config of their model along. One that was written before they did needs it:
+--config-file configs/co_deformable_detr/<...>.py
 
 Into the output folder go one picture per picture and `predictions.json`, which pycocotools and
 labelling tools read: `images`, `categories` and `annotations`, each with a `score`. Pictures that
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import co_detr  # noqa: F401  makes `detectron2` importable
-from co_detr.arguments import parse_arguments, tool_config, user_path
+from co_detr.arguments import parse_arguments, user_path
 
 logger = logging.getLogger("co_detr.predict")
 
@@ -36,7 +39,7 @@ LISTED_TWICE = "of an id that another picture has"
 
 
 def predict(
-    predictor: Any,
+    detector: Any,
     paths: list[Path],
     writer: Any,
     threshold: float,
@@ -46,7 +49,7 @@ def predict(
     """Predict on picture files.
 
     Args:
-        predictor: detectron2's `DefaultPredictor`.
+        detector: a `Detector`.
         paths: of the pictures.
         writer: the `ResultWriter` that gets the results.
         threshold: least score of what is drawn.
@@ -77,7 +80,7 @@ def predict(
             count.add_unreadable(error)
             skipped[UNREADABLE] += 1
             continue
-        instances = predictor(image[:, :, ::-1])["instances"].to("cpu")  # takes BGR
+        (instances,) = detector.predict([image])
         drawn = draw(image, instances[instances.scores >= threshold], names)
         writer.add(path, image_id, drawn, instances, threshold)
         used.add(image_id)
@@ -89,7 +92,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="a file, or a name of the model zoo")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the checkpoint; same as train.init_checkpoint=FILE"
+    )
+    parser.add_argument(
+        "--config-file",
+        help="a file, or a name of the model zoo; without it, the config in the checkpoint",
+    )
     parser.add_argument("--input", nargs="+", required=True, help="pictures, folders, patterns")
     parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
     parser.add_argument(
@@ -126,19 +135,21 @@ def main(argv: list[str] | None = None) -> int:
     from detectron2.utils.logger import setup_logger
 
     from co_detr.inference.dataset_ids import DatasetIds
+    from co_detr.inference.detector import build_detector
     from co_detr.inference.inputs import find_pictures
-    from co_detr.inference.predictor import build_predictor, load_categories
+    from co_detr.inference.loading import find_config
+    from co_detr.inference.predictor import known_categories
     from co_detr.inference.writers import ResultWriter
 
     setup_logger(name="co_detr")
     paths, skipped = find_pictures(args.input, recursive=args.recursive, output=args.output)
-    cfg = tool_config(args)
-    categories, named = load_categories(cfg)
+    cfg, checkpoint = find_config(args.weights, args.config_file, args.opts)
+    categories, named = known_categories(cfg, checkpoint)
     ids = None
     if args.annotations is not None:
         ids = DatasetIds(args.annotations)
         categories = ids.categories_of(categories, named)
-    predictor = build_predictor(cfg, args.config_file)
+    detector = build_detector(cfg, checkpoint, categories, config_file=args.config_file)
     inputs = [*paths, *([args.annotations] if ids else [])]
     writer = ResultWriter(
         args.output, inputs, categories, results=args.results, overwrite=args.overwrite
@@ -147,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     before = signal.signal(signal.SIGTERM, _end)
     try:
-        read, too_many = predict(predictor, paths, writer, args.confidence_threshold, ids, skipped)
+        read, too_many = predict(detector, paths, writer, args.confidence_threshold, ids, skipped)
         if too_many or not read:
             logger.error(f"{skipped[UNREADABLE]} of {len(paths)} pictures could not be read")
             code = 1
