@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
+from co_detr.inference.detector import Detector
+
 Detect = Callable[[Sequence[np.ndarray]], list[Instances]]
 
 
@@ -68,3 +70,49 @@ def detect_in_tiles(
     if found.mask is not None:
         instances.pred_masks = torch.as_tensor(np.asarray(found.mask))
     return instances
+
+
+class TiledDetector(Detector):
+    """A loaded detector that looks at pictures in tiles, see `detect_in_tiles`.
+
+    Args:
+        detector: stays as it is; `batch_size` counts tiles.
+        tile, overlap, iou_threshold: see `detect_in_tiles`.
+    """
+
+    def __init__(
+        self, detector: Detector, *, tile: int = 640, overlap: int = 128, iou_threshold: float = 0.5
+    ) -> None:
+        super().__init__(
+            detector.model,
+            detector.categories,
+            min_size=detector.min_size,
+            max_size=detector.max_size,
+            image_format=detector.image_format,
+            batch_size=detector.batch_size,
+        )
+        self.tile, self.overlap, self.iou_threshold = tile, overlap, iou_threshold
+
+    def predict(
+        self,
+        images: Sequence[np.ndarray],
+        threshold: float = 0.0,
+        batch_size: int | None = None,
+    ) -> list[Instances]:
+        """As `Detector.predict`."""
+        size = batch_size or self.batch_size
+
+        def detect(tiles: Sequence[np.ndarray]) -> list[Instances]:
+            return super(TiledDetector, self).predict(tiles, threshold, size)
+
+        return [
+            detect_in_tiles(
+                detect,
+                image,
+                tile=self.tile,
+                overlap=self.overlap,
+                iou_threshold=self.iou_threshold,
+                batch_size=size,
+            )
+            for image in images
+        ]

@@ -12,6 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from co_detr.inference.detector import Detector
 from co_detr.inference.fusion import Fusion, Suppressing
 
 DEFAULT_SCALES = (0.8, 1.0, 1.25)
@@ -122,6 +123,37 @@ class WithTestTimeAugmentation(nn.Module):
         if limit is None:
             limit = max(len(instances) for instances in views)
         return merged[:limit]
+
+
+def augmented(
+    detector: Detector,
+    scales: Sequence[float] = DEFAULT_SCALES,
+    flip: bool = False,
+    fusion: Fusion | None = None,
+) -> Detector:
+    """A loaded detector with test-time augmentation, which starts from whole pictures.
+
+    Args:
+        detector: stays as it is.
+        scales: factors of the size that it resizes pictures to.
+        flip: also mirrored, for models that were trained so.
+        fusion: None for `Suppressing()`.
+    """
+    model = WithTestTimeAugmentation(
+        detector.model,
+        scales=scales,
+        flip=flip,
+        short_edge_length=detector.min_size or None,
+        max_size=detector.max_size if detector.min_size else None,
+        fusion=fusion,
+    )
+    return Detector(
+        model,
+        detector.categories,
+        min_size=0,
+        image_format=detector.image_format,
+        batch_size=detector.batch_size,
+    )
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -89,15 +89,16 @@ def test_an_unknown_tracker_is_refused_with_those_there_are():
 
 def test_a_moving_object_keeps_its_number():
     pytest.importorskip("trackers")
-    tracker = Tracker("bytetrack")
+    tracker = Tracker("bytetrack", threshold=0.3)
     numbers = []
     for step in range(12):
         instances = Instances(
             (200, 200),
             pred_boxes=Boxes(torch.tensor([[3.0 * step, 10, 3 * step + 40, 60]])),
-            scores=torch.tensor([0.9]),
+            scores=torch.tensor([0.4]),
             pred_classes=torch.tensor([0]),
         )
         numbers += tracker(instances).track_ids.tolist()
+    assert len(tracker(instances[:0])) == 0
     assert len(numbers) == 12
     assert numbers[-1] >= 0 and set(numbers[-8:]) == {numbers[-1]}
