@@ -89,6 +89,7 @@ class TiledDetector(Detector):
             min_size=detector.min_size,
             max_size=detector.max_size,
             image_format=detector.image_format,
+            mirrored=detector.mirrored,
             batch_size=detector.batch_size,
         )
         self.tile, self.overlap, self.iou_threshold = tile, overlap, iou_threshold

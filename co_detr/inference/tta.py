@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from co_detr.checkpoint.model_card import test_resize, trains_mirrored
 from co_detr.inference.detector import Detector
 from co_detr.inference.fusion import Fusion, Suppressing
 
@@ -128,7 +130,7 @@ class WithTestTimeAugmentation(nn.Module):
 def augmented(
     detector: Detector,
     scales: Sequence[float] = DEFAULT_SCALES,
-    flip: bool = False,
+    flip: bool | None = None,
     fusion: Fusion | None = None,
 ) -> Detector:
     """A loaded detector with test-time augmentation, which starts from whole pictures.
@@ -136,13 +138,13 @@ def augmented(
     Args:
         detector: stays as it is.
         scales: factors of the size that it resizes pictures to.
-        flip: also mirrored, for models that were trained so.
+        flip: also mirrored; None for what it was trained on.
         fusion: None for `Suppressing()`.
     """
     model = WithTestTimeAugmentation(
         detector.model,
         scales=scales,
-        flip=flip,
+        flip=detector.mirrored if flip is None else flip,
         short_edge_length=detector.min_size or None,
         max_size=detector.max_size if detector.min_size else None,
         fusion=fusion,
@@ -152,7 +154,20 @@ def augmented(
         detector.categories,
         min_size=0,
         image_format=detector.image_format,
+        mirrored=detector.mirrored,
         batch_size=detector.batch_size,
+    )
+
+
+def augment_evaluation(model: nn.Module, cfg: DictConfig) -> nn.Module:
+    """A config's model with test-time augmentation, and the config's pictures left whole for it."""
+    min_size, max_size = test_resize(cfg)
+    cfg.dataloader.test.mapper.augmentations = []
+    return WithTestTimeAugmentation(
+        model,
+        flip=trains_mirrored(cfg),
+        short_edge_length=min_size or None,
+        max_size=max_size or None,
     )
 
 

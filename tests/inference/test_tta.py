@@ -7,12 +7,20 @@ from detectron2.modeling import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from co_detr import model_zoo
 from co_detr.data import ResizeShortestEdge
+from co_detr.inference.detector import Detector
 from co_detr.inference.fusion import Suppressing
-from co_detr.inference.tta import WithTestTimeAugmentation, flipped
+from co_detr.inference.tta import (
+    WithTestTimeAugmentation,
+    augment_evaluation,
+    augmented,
+    flipped,
+)
 from co_detr.ops.soft_nms import NMS
 
 BRIGHT = 200
+DIGITS = "co_deformable_detr/co_deformable_detr_digits"
 
 
 class BrightestSpot(nn.Module):
@@ -160,3 +168,30 @@ def test_soft_suppression_lowers_what_overlaps_within_a_class():
 
 def test_nothing_found_in_any_view_is_nothing():
     assert len(Suppressing()([detections(), detections()])) == 0
+
+
+def test_a_loaded_detector_is_augmented_from_whole_pictures_as_it_was_trained():
+    class Seeing(BrightestSpot):
+        def forward(self, batched_inputs):
+            return super().forward([{**x, "image": x["image"].float()} for x in batched_inputs])
+
+    array = picture(40, 100, (20, 10, 60, 30)).permute(1, 2, 0).numpy()
+    for mirrored, looks in [(False, 1), (True, 2)]:
+        model = Seeing()
+        plain = Detector(model, [], min_size=20, max_size=1000, mirrored=mirrored)
+        (found,) = augmented(plain, scales=(1, 2)).predict([array])
+        assert model.seen == [(20, 50)] * looks + [(40, 100)] * looks
+        assert found.pred_boxes.tensor[0].tolist() == [20, 10, 60, 30]
+
+
+@pytest.mark.parametrize(
+    "name, mirrored", [("co_dino/co_dino_r50_5scale_12ep", True), (DIGITS, False)]
+)
+def test_evaluation_gets_whole_pictures_and_mirrors_what_was_trained_so(name, mirrored):
+    cfg = model_zoo.get_config(name)
+    tested = cfg.dataloader.test.mapper.augmentations
+    expected = (800, 1333) if tested else (None, None)
+    model = augment_evaluation(BrightestSpot(), cfg)
+    assert cfg.dataloader.test.mapper.augmentations == []
+    assert (model.short_edge_length, model.max_size) == expected
+    assert model.flip is mirrored
