@@ -43,6 +43,7 @@ class ModelCard:
         image_format: "RGB" or "BGR", the order of channels that the model takes.
         min_size, max_size: pixels of the shorter side of a picture that is tested, and of the
             longer side at most; 0 for no resizing, None if the config does not say.
+        mirrored: whether it was trained on pictures and their mirror images.
         co_detr, detectron2: version and origin of what wrote it.
     """
 
@@ -52,6 +53,7 @@ class ModelCard:
     image_format: str = "RGB"
     min_size: int | None = None
     max_size: int | None = None
+    mirrored: bool = False
     co_detr: str = ""
     detectron2: str = ""
 
@@ -95,6 +97,7 @@ def describe(cfg: DictConfig, categories: Sequence[Mapping[str, Any]] | None = N
         cfg.model.get("image_format", "RGB"),
         min_size,
         max_size,
+        trains_mirrored(cfg),
         co_detr.__version__,
         co_detr.detectron2_origin().partition(" (")[0],  # the folder is nobody else's business
     )
@@ -143,17 +146,33 @@ def test_resize(cfg: DictConfig) -> tuple[int | None, int | None]:
 
     0 and 0 if they are not resized, None and None if the config does not say.
     """
-    path = "dataloader.test.mapper.augmentations"
-    described = OmegaConf.select(cfg, path, throw_on_resolution_failure=False)
-    if described is None:
+    augmentations = _augmentations(cfg, "test")
+    if augmentations is None:
         return None, None
-    augmentations = instantiate(described)
-    if isinstance(augmentations, T.AugmentationList):
-        augmentations = augmentations.augs
     for augmentation in augmentations:
         if isinstance(augmentation, T.ResizeShortestEdge):
             return min(augmentation.short_edge_length), int(augmentation.max_size)
     return 0, 0
+
+
+def trains_mirrored(cfg: DictConfig) -> bool:
+    """Whether a config trains on pictures and their mirror images."""
+    augmentations = _augmentations(cfg, "train") or ()
+    return any(
+        isinstance(augmentation, T.RandomFlip) and augmentation.horizontal
+        for augmentation in augmentations
+    )
+
+
+def _augmentations(cfg: DictConfig, split: str) -> list[Any] | None:
+    path = f"dataloader.{split}.mapper.augmentations"
+    described = OmegaConf.select(cfg, path, throw_on_resolution_failure=False)
+    if described is None:
+        return None
+    augmentations = instantiate(described)
+    if isinstance(augmentations, T.AugmentationList):
+        augmentations = augmentations.augs
+    return list(augmentations)
 
 
 def _resolve_outward(node: DictConfig | ListConfig, depth: int) -> None:
@@ -176,6 +195,8 @@ def _check(card: ModelCard) -> None:
     for name in ("config", "no_config", "image_format", "co_detr", "detectron2"):
         if not isinstance(getattr(card, name), str):
             raise ValueError(f"{name} is {getattr(card, name)!r} and no text")
+    if not isinstance(card.mirrored, bool):
+        raise ValueError(f"mirrored is {card.mirrored!r} and neither true nor false")
     for name in ("min_size", "max_size"):
         value = getattr(card, name)
         if value is not None and (not isinstance(value, int) or value < 0):

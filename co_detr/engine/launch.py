@@ -36,6 +36,11 @@ def run(arguments: list[str] | None = None) -> None:
     """
     parser = default_argument_parser()
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="with --eval-only: look at pictures in several sizes and, if trained so, mirrored",
+    )
     launch(main, parse_arguments(parser, arguments))
 
 

@@ -106,6 +106,10 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         weights = read_checkpoint(path, ema=True)
     model = build.build_model(cfg, weights_follow=True)
     load_for_inference(model, weights, args.config_file, classes_of_config(cfg, "test"))
+    if getattr(args, "tta", False):
+        from co_detr.inference.tta import augment_evaluation
+
+        model = augment_evaluation(model, cfg).eval()
     results = do_test(cfg, model)
     if results:
         with whole_file(os.path.join(cfg.train.output_dir, "evaluation.json")) as file:

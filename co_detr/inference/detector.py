@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from co_detr import model_zoo
-from co_detr.checkpoint.model_card import test_resize
+from co_detr.checkpoint.model_card import test_resize, trains_mirrored
 from co_detr.checkpoint.reading import Checkpoint
 from co_detr.data import ResizeShortestEdge
 from co_detr.modeling.input_checks import RGB_ARRAY, check_array
@@ -49,6 +49,7 @@ class Detector:
         min_size, max_size: pixels to which the shorter side of a picture is resized, and of the
             longer side at most; `min_size` 0 leaves pictures as they are.
         image_format: "RGB" or "BGR", the order of channels that the model takes.
+        mirrored: whether the model was trained on mirror images, too.
         batch_size: of pictures that go through the model together, at most.
     """
 
@@ -60,6 +61,7 @@ class Detector:
         min_size: int = 800,
         max_size: int = 1333,
         image_format: str = "RGB",
+        mirrored: bool = False,
         batch_size: int = 4,
     ):
         self.model = model.eval()
@@ -67,6 +69,7 @@ class Detector:
         self.min_size = min_size
         self.max_size = max_size
         self.image_format = image_format
+        self.mirrored = mirrored
         self.batch_size = batch_size
 
     @property
@@ -261,6 +264,7 @@ def build_detector(
         min_size=min_size,
         max_size=max_size,
         image_format=cfg.model.get("image_format", "RGB"),
+        mirrored=trains_mirrored(cfg),
     )
 
 

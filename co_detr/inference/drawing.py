@@ -14,8 +14,8 @@ MIN_TEXT_SCALE = 0.3
 
 
 def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarray:
-    """The picture (H, W, 3) uint8 RGB with boxes, labels, scores and, where there are any, masks;
-    small pictures enlarged.
+    """The picture (H, W, 3) uint8 RGB with boxes, labels, scores and, where there are any, masks
+    and numbers of tracks; small pictures enlarged.
 
     A label touches the upper left corner of its box, whatever it covers; those of high scores cover
     those of low ones.
@@ -42,6 +42,7 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     thickness = supervision.calculate_optimal_line_thickness((width, height))
     text_scale = max(supervision.calculate_optimal_text_scale((width, height)), 0.4)
     text_scale *= min(1, (CROWD / max(len(detections), 1)) ** 0.5)
+    numbers = instances.track_ids.tolist() if instances.has("track_ids") else None
     boxes = supervision.BoxAnnotator(thickness=thickness)
     texts = supervision.LabelAnnotator(
         text_scale=max(text_scale, MIN_TEXT_SCALE), text_padding=3, smart_position=True
@@ -55,5 +56,7 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     # it keeps the label in the picture.
     for index, (label, score) in enumerate(zip(detections.class_id, detections.confidence)):
         text = f"{names[label]} {score:.2f}"
+        if numbers is not None and numbers[index] >= 0:
+            text = f"#{numbers[index]} {text}"
         scene = texts.annotate(scene, detections[index : index + 1], labels=[text])
     return scene[:, :, ::-1]

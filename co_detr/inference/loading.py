@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
+from detectron2.data import transforms as T
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -83,9 +84,12 @@ def config_of(checkpoint: Checkpoint) -> DictConfig:
             short_edge_length=[card.min_size] * 2, max_size=card.max_size or 0
         )
         test = {"mapper": {"augmentations": [resize] if card.min_size else []}}
-    model = read_model_config(card.config, checkpoint.path)
-    train = {"device": device_there_is(None)}
-    content = {"model": model, "train": train, "dataloader": {"test": test}}
+    train = {"mapper": {"augmentations": [L(T.RandomFlip)()]}} if card.mirrored else {}
+    content = {
+        "model": read_model_config(card.config, checkpoint.path),
+        "train": {"device": device_there_is(None)},
+        "dataloader": {"train": train, "test": test},
+    }
     return OmegaConf.create(content, flags={"allow_objects": True})
 
 
