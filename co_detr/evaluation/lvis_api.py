@@ -26,12 +26,14 @@ class LVIS:
         dataset: its content; after a change, call `_create_index`, as upstream's users do.
 
     Args:
-        annotation_path: a local file.
+        annotation_path: a local file, or its content.
     """
 
-    def __init__(self, annotation_path: str):
-        with open(annotation_path) as file:
-            self.dataset = json.load(file)
+    def __init__(self, annotation_path: str | dict[str, Any]):
+        self.dataset = annotation_path
+        if not isinstance(annotation_path, dict):
+            with open(annotation_path) as file:
+                self.dataset = json.load(file)
         self._create_index()
 
     def _create_index(self) -> None:

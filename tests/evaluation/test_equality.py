@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pycocotools.cocoeval
 import pytest
-from problems import problem, without
+from evaluation_problems import problem, without
 from pycocotools.coco import COCO
 
 from co_detr.evaluation import coco_api
