@@ -5,6 +5,7 @@
     python tools/benchmark.py ms_deform_attn --repeats 20   one of them
     python tools/benchmark.py syncs                         counted, not timed: waits of the host
     python tools/benchmark.py cuda --repeats 20             on a GPU, a table of its own
+    python tools/benchmark.py evaluation --repeats 3        minutes: pycocotools against ours
     python tools/benchmark.py --list
 
 The two sides of a row are timed in turns in the same run, so that whatever else the machine does
@@ -359,6 +360,8 @@ COUNTED = "syncs"
 COUNTED_HELP = "How often a training step waits for the device, and its operators."
 ON_GPU = "cuda"
 ON_GPU_HELP = "Deformable attention and Co-DINO on a GPU, against all alternatives."
+EVALUATION = "evaluation"
+EVALUATION_HELP = "COCO's AP by hotcoco against pycocotools (minutes)."
 
 
 def count_syncs(device: torch.device) -> str:
@@ -465,7 +468,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = [*BENCHMARKS, COUNTED]
-    known = [*default, ON_GPU]
+    known = [*default, ON_GPU, EVALUATION]
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(default)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
@@ -481,6 +484,7 @@ def main() -> None:
             print(f"{name:16} {inspect.getdoc(function).splitlines()[0]}")
         print(f"{COUNTED:16} {COUNTED_HELP}")
         print(f"{ON_GPU:16} {ON_GPU_HELP}")
+        print(f"{EVALUATION:16} {EVALUATION_HELP}")
         return
 
     names = args.names or default
@@ -492,6 +496,10 @@ def main() -> None:
         print(table(torch.device("cuda"), args.repeats))
     if COUNTED in names:
         print(count_syncs(args.device))
+    if EVALUATION in names:
+        from benchmarks.evaluation import comparisons
+
+        BENCHMARKS[EVALUATION] = lambda device: comparisons()
     rows = []
     for name in (name for name in names if name in BENCHMARKS):
         torch.manual_seed(0)
@@ -507,5 +515,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["benchmark"] = sys.modules["__main__"]  # benchmarks.cuda imports it
+    sys.modules["benchmark"] = sys.modules["__main__"]  # those in benchmarks/ import it
     main()

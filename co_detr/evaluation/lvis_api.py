@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
@@ -99,6 +100,7 @@ class LVISResults:
     """
 
     def __init__(self, lvis_gt: LVIS, results: Sequence[dict[str, Any]], max_dets: int = 300):
+        self.limit = max_dets if max_dets >= 0 else max(len(results), 1)
         numbers = lvis_gt.image_numbers()
         unknown = {result["image_id"] for result in results}.difference(numbers)
         assert not unknown, f"no such images in the annotations: {sorted(unknown, key=str)[:10]}"
@@ -126,6 +128,8 @@ class LVISEval:
 
     def __init__(self, lvis_gt: LVIS, lvis_dt: LVISResults, iou_type: str = "segm"):
         self.evaluation = hotcoco.LVISEval(lvis_dt.truth, lvis_dt.detections, iou_type)
+        if lvis_dt.limit > 300:  # else no more than 300 of a category would count
+            self.evaluation.params.max_dets = [lvis_dt.limit]
 
     def run(self) -> None:
         """Match, accumulate, summarize."""
@@ -136,7 +140,8 @@ class LVISEval:
     def get_results(self) -> dict[str, float]:
         """AP, AP50, AP75, by size (APs, APm, APl), by frequency (APr, APc, APf), and recalls;
         between 0 and 1, or -1 where there is nothing to find."""
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(None), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a limit that is not LVIS's own
             self.evaluation.summarize()
         return self.evaluation.get_results()
 

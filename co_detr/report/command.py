@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     problem = read_problem(args.annotations, args.predictions, args.iou_type, args.rules)
     page = render(
         problem,
-        args.title or f"{args.predictions.parent.name}/{args.predictions.name}",
+        args.title or f"{args.predictions.absolute().parent.name}/{args.predictions.stem}",
         images=args.images,
         precision=args.precision,
         most_pictures=args.pictures,

@@ -1,5 +1,6 @@
 """What goes wrong: kinds of errors, confusions, and labels that may be wrong themselves."""
 
+import math
 from dataclasses import dataclass
 
 import hotcoco
@@ -92,16 +93,15 @@ def suspects(
         "missing" (detected, not labelled), "class" (detected as something else) and "never found"
         (no detection at all, however unsure, the largest first).
     """
-    least = min(thresholds.values(), default=1.0)
-    diagnosis = run.image_diagnostics(score_thr=least)
+    diagnosis = run.image_diagnostics(score_thr=0.0)
     detections, labels = problem.found.anns, problem.truth.anns
-    doubts = [
-        doubt
-        for doubt in diagnosis["label_errors"]
-        if doubt["dt_score"] >= thresholds.get(doubt["dt_category_id"], float("inf"))
-    ]
     lists: dict[str, list[Suspect]] = {"missing": [], "class": [], "never found": []}
-    for doubt in sorted(doubts, key=lambda doubt: -doubt["dt_score"]):
+    near = set()  # labels with an unsure detection of another class, or told of already
+    for doubt in sorted(diagnosis["label_errors"], key=lambda doubt: -doubt["dt_score"]):
+        told = doubt["gt_id"] is not None and doubt["gt_id"] in near
+        near.add(doubt["gt_id"])
+        if told or doubt["dt_score"] < thresholds.get(doubt["dt_category_id"], math.inf):
+            continue
         detection = detections[doubt["dt_id"]]
         lists["missing" if doubt["type"] == "missing_annotation" else "class"].append(
             Suspect(
@@ -112,10 +112,9 @@ def suspects(
                 doubt["dt_score"],
             )
         )
-    told = {doubt["gt_id"] for doubt in doubts}
     never = [labels[i] for i, status in diagnosis["gt_status"].items() if status == "fn"]
     for label in sorted(never, key=lambda label: (-label["area"], label["id"])):
-        if label["id"] not in told:
+        if label["id"] not in near:
             name = problem.names[label["category_id"]]
             lists["never found"].append(
                 Suspect(label["image_id"], tuple(label["bbox"]), name, None, None)

@@ -1,4 +1,4 @@
-"""`hotcoco` in the place of `pycocotools` and `lvis`: every precision, recall and score is equal."""
+"""`hotcoco` in the place of `pycocotools` and `lvis`: all precisions and recalls are equal."""
 
 import contextlib
 import copy
@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 from co_detr.evaluation import coco_api
 from co_detr.evaluation.lvis_api import LVIS, LVISEval, LVISResults, instead_of_lvis
 
-# results of the package `lvis` 0.5.3 on the same problems, written by `python test_equality.py` in
-# an environment that has it
+# results of the package `lvis` 0.5.3 on the same problems, written by
+# `PYTHONPATH=tests python tests/evaluation/test_equality.py` in an environment that has it
 LVIS_RESULTS = Path(__file__).parents[1] / "data" / "lvis_results.json"
 OTHER_AREA = {"bbox": "segmentation", "segm": "bbox"}  # not to take the area of
 
@@ -111,4 +111,4 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as made:
-        write_lvis_results(Path(made), range(12))
+        write_lvis_results(Path(made), [*range(8), 76])  # the last: more than 300 of a class

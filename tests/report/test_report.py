@@ -214,14 +214,18 @@ def test_there_is_not_always_a_threshold():
 
 
 def test_labels_that_may_be_wrong(files):
-    """Image 1: bee is detected as ant. Image 3: an ant without a label. Image 2: nothing found."""
+    """Image 1: bee is detected as ant. Image 3: an ant without a label. Image 2: one of two objects
+    has nothing near it."""
+    objects = [*OBJECTS, (2, 7, [60, 60, 30, 30])]
     found = detections(
         (OBJECTS[0], 0.9),
         ((1, 7, OBJECTS[1][2]), 0.8),
         ((3, 7, [60, 60, 30, 30]), 0.7),
         ((3, 7, [5, 5, 10, 10]), 0.2),  # below the threshold
+        ((1, 7, [40, 8, 60, 55]), 0.75),  # on the same label again
+        ((2, 5, objects[3][2]), 0.1),  # of another class, and unsure
     )
-    read = read_problem(*command_args(files(content(), found)))
+    read = read_problem(*command_args(files(content(objects=objects), found)))
     lists = errors.suspects(read, read.evaluated(), {1: 0.5, 2: 0.5})
     told = {
         key: [(s.image_id, s.label, s.found, s.score, list(s.box)) for s in list_]
