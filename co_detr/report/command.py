@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words; None for those of this process.
     """
     parser = argparse.ArgumentParser(
-        prog="report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser)
     args = parser.parse_args(argv)

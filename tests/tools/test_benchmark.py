@@ -5,6 +5,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,15 @@ def benchmark_cuda(benchmark):
     from benchmarks import cuda
 
     return cuda
+
+
+def test_both_sides_of_the_evaluation_measure_the_same(benchmark):
+    from benchmarks.evaluation import comparisons
+
+    (row,) = comparisons(images=20)
+    ours = row.first[1]()
+    assert 0 < ours.max() <= 1
+    np.testing.assert_array_equal(ours, row.second[1]())
 
 
 def test_without_a_gpu_it_says_so(benchmark, monkeypatch):
