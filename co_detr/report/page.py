@@ -16,7 +16,7 @@ SUSPECTS = 24  # of a kind that are shown
 SUSPECT_KINDS = {
     "missing": ("Not labelled?", "Confident detections where no label is."),
     "class": ("Labelled as something else?", "Confident detections of another class on a label."),
-    "never found": ("Never found", "Labels that no detection comes near, however unsure."),
+    "never found": ("Never found", "Labels that no detection covers by half, however unsure."),
 }
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
