@@ -49,8 +49,6 @@ setup: $(READY)
 
 # A set-up that was interrupted or failed leaves $(UNFINISHED) behind; the next one starts over from
 # an empty environment (pip's download cache makes that quick) instead of trusting half an install.
-# The second pip call is for machines without a display: `lvis` asks for opencv-python, whose files
-# need libGL; the headless build has the same files without that need and must be written last.
 $(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 10) or sys.exit("Python >= 3.10 is \
 	needed, %s is %d.%d: choose another with `make PYTHON=python3.11 ...`" \
@@ -60,9 +58,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	fi
 	@touch $(UNFINISHED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[digits,lvis,video,draw,polygons,dev]"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		--force-reinstall --no-deps opencv-python-headless
+		-e ".[digits,video,draw,report,polygons,dev]"
 	@mv $(UNFINISHED) $(READY)
 
 clean:

@@ -6,6 +6,7 @@
     python tools/benchmark.py syncs                         counted, not timed: waits of the host
     python tools/benchmark.py cuda --repeats 20             on a GPU, a table of its own
     python tools/benchmark.py data                          pictures a second of one core
+    python tools/benchmark.py evaluation --repeats 3        minutes: pycocotools against ours
     python tools/benchmark.py --list
 
 The two sides of a row are timed in turns in the same run, so that whatever else the machine does
@@ -372,6 +373,8 @@ ON_GPU = "cuda"
 ON_GPU_HELP = "Deformable attention and Co-DINO on a GPU, against all alternatives."
 OF_DATA = "data"
 OF_DATA_HELP = "How many pictures a second one core makes ready, by pipeline."
+EVALUATION = "evaluation"
+EVALUATION_HELP = "COCO's AP by hotcoco against pycocotools (minutes)."
 
 
 def count_syncs(device: torch.device) -> str:
@@ -481,7 +484,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = [*BENCHMARKS, COUNTED]
-    known = [*default, ON_GPU, OF_DATA]
+    known = [*default, ON_GPU, OF_DATA, EVALUATION]
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(default)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
@@ -503,6 +506,7 @@ def main() -> None:
         print(f"{COUNTED:16} {COUNTED_HELP}")
         print(f"{ON_GPU:16} {ON_GPU_HELP}")
         print(f"{OF_DATA:16} {OF_DATA_HELP}")
+        print(f"{EVALUATION:16} {EVALUATION_HELP}")
         return
 
     clock = time.process_time if args.cpu_time else time.perf_counter
@@ -519,6 +523,10 @@ def main() -> None:
         print(data.table(args.repeats))
     if COUNTED in names:
         print(count_syncs(args.device))
+    if EVALUATION in names:
+        from benchmarks.evaluation import comparisons
+
+        BENCHMARKS[EVALUATION] = lambda device: comparisons()
     rows = []
     for name in (name for name in names if name in BENCHMARKS):
         torch.manual_seed(0)
@@ -535,5 +543,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["benchmark"] = sys.modules["__main__"]  # benchmarks.cuda imports it
+    sys.modules["benchmark"] = sys.modules["__main__"]  # those in benchmarks/ import it
     main()

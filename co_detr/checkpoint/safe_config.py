@@ -26,6 +26,8 @@ from co_detr.config_text import LOCATE
 from .pretrained import READS_WEIGHTS
 
 PACKAGES = (
+    "co_detr.inference.fusion",
+    "co_detr.inference.tta",
     "co_detr.modeling",
     "co_detr.ops.soft_nms",
     "detectron2.layers",
@@ -52,7 +54,7 @@ RELATIVE = re.compile(r"\$\{(\.+)[A-Za-z_]\w*(\.\w+)*\}")
 group has its dots."""
 
 # Those of whom the modules alone are meant: their other classes are tools for many things.
-_MODULES_ONLY = ("timm.layers", "timm.models", "torch.nn.modules")
+_MODULES_ONLY = ("co_detr.inference.tta", "timm.layers", "timm.models", "torch.nn.modules")
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # knows no tags of Python
 _MOST_TEXT = 2**20  # characters; those of the zoo have 5,000

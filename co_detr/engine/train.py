@@ -23,7 +23,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -76,7 +76,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     """Evaluate `train.init_checkpoint` or, with `--resume`, the last checkpoint of the run.
 
-    Writes the results to evaluation.json in train.output_dir, with names as in metrics.json.
+    Writes the results to evaluation.json in train.output_dir, with names as in metrics.json, and
+    the detections beside it, see `detections_kept`.
 
     Returns:
         Results as `do_test` returns them.
@@ -86,6 +87,7 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     """
     path = cfg.train.init_checkpoint
     averaged = False
+    detections_kept(cfg)
     if args.resume and has_checkpoint(cfg.train.output_dir):
         path = WholeFileCheckpointer(nn.Identity(), cfg.train.output_dir).get_checkpoint_file()
         averaged = bool(cfg.train.get("ema")) and cfg.train.ema.enabled
@@ -115,6 +117,22 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         with whole_file(os.path.join(cfg.train.output_dir, "evaluation.json")) as file:
             json.dump(flatten_results_dict(results), file)
     return results
+
+
+def detections_kept(cfg: DictConfig) -> None:
+    """Let the evaluator write its detections to train.output_dir: coco_instances_results.json or
+    lvis_instances_results.json, what `co_detr.report` reads.
+
+    In place, where `dataloader.evaluator` is detectron2's or ours and has no output_dir of its own.
+    """
+    evaluator = cfg.dataloader.get("evaluator")
+    if evaluator is None or "output_dir" in evaluator:
+        return
+    target = evaluator.get("_target_")
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if name.rpartition(".")[2] in ("COCOEvaluator", "LVISEvaluator"):
+        with open_dict(evaluator):
+            evaluator.output_dir = cfg.train.output_dir
 
 
 def setup(args: argparse.Namespace) -> DictConfig:

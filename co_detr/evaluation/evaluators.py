@@ -6,23 +6,26 @@ detectron2s' evaluators become these, with four differences:
 - the annotation file is checked and repaired first, see `co_detr.data.annotations`;
 - pictures that the model was not given, since they could not be read, are left out;
 - a model that finds nothing has an AP of 0 where there are objects, which detectron2 has as NaN;
-- `LVISEvaluator` runs with a numpy that has no `numpy.float`.
+- `hotcoco` does the work of `pycocotools` and of `lvis`, which need not be installed, with the same
+  results in a fraction of the time.
 """
 
 import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import detectron2.evaluation
-import numpy as np
+import detectron2.evaluation.coco_evaluation
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
 from co_detr.data.annotations import Annotations
 from co_detr.data.registered import annotations_of, say_once
+
+from .coco_api import used_in
+from .lvis_api import instead_of_lvis
 
 # least and greatest area in pixels of small, medium and large objects
 SIZES = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, math.inf)}
@@ -41,7 +44,8 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     def evaluate(self, img_ids: Iterable[int | str] | None = None) -> dict[str, dict[str, float]]:
         """See detectron2; without `img_ids`, on the pictures that were processed."""
         seen = images_seen(self)
-        results = super().evaluate(img_ids=img_ids if img_ids is not None else seen)
+        with used_in(detectron2.evaluation.coco_evaluation):
+            results = super().evaluate(img_ids=img_ids if img_ids is not None else seen)
         return with_zeros(results or {}, self._dataset_name, "coco")
 
 
@@ -52,13 +56,13 @@ class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
         self, dataset_name: str, tasks: Sequence[str] | None = None, *args: Any, **kwargs: Any
     ):
         self._dataset_name = dataset_name
-        give_lvis_its_float()
         tasks = measurable(tasks, dataset_name, annotations_of(dataset_name, "lvis"))
-        super().__init__(dataset_name, tasks, *args, **kwargs)
+        with instead_of_lvis():
+            super().__init__(dataset_name, tasks, *args, **kwargs)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """See detectron2; on the pictures that were processed."""
-        with only_images(self._lvis_api, images_seen(self)):
+        with instead_of_lvis(), only_images(self._lvis_api, images_seen(self)):
             results = super().evaluate()
         return with_zeros(results or {}, self._dataset_name, "lvis")
 
@@ -72,7 +76,7 @@ def images_seen(evaluator: Any) -> list[int | str]:
 
 @contextlib.contextmanager
 def only_images(lvis_api: Any, image_ids: Sequence[int]) -> Iterator[None]:
-    """Inside, an `lvis.LVIS` knows of no other pictures than these."""
+    """Inside, an `LVIS` knows of no other pictures than these."""
     dataset, kept = lvis_api.dataset, set(image_ids)
     lvis_api.dataset = {
         **dataset,
@@ -141,14 +145,3 @@ def with_zeros(
         for name, category_id in zip(names, annotations.class_ids):
             zeros[f"AP-{name}"] = 0.0 if category_id in found else math.nan
     return {**results, **{task: dict(zeros) for task in unmeasured}}
-
-
-def give_lvis_its_float() -> None:
-    """Let the `lvis` package (0.5.3) find `numpy.float`, which numpy has no more since 1.24.
-
-    Only the name `np` of its module is replaced; numpy stays as it is.
-    """
-    import lvis.eval
-
-    if "float" not in vars(lvis.eval.np):
-        lvis.eval.np = SimpleNamespace(**vars(np), float=float)

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig
 from detectron2.utils.events import EventStorage
 from jobs import CO_DETR, TOY, arguments, assert_same_run, command, in_a_process, losses
+from omegaconf import OmegaConf
 
 import co_detr
 from co_detr.checkpoint.matching import UnfittingCheckpointError
@@ -17,6 +19,8 @@ from co_detr.checkpoint.reading import DamagedCheckpointError
 from co_detr.engine import main
 from co_detr.engine.hooks import PeakMemory
 from co_detr.engine.overrides import new_keys
+from co_detr.engine.train import detections_kept
+from co_detr.evaluation.evaluators import COCOEvaluator, LVISEvaluator
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +157,22 @@ def test_evaluation_alone_loads_the_weights_and_returns_the_results(tmp_path, wh
     assert results == {"bbox": {"AP": 10.0}}
     assert json.loads((tmp_path / "evaluation.json").read_text()) == {"bbox/AP": 10.0}
     assert not (tmp_path / "losses.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "evaluator, kept",
+    [
+        (L(COCOEvaluator)(dataset_name="a"), "out"),
+        (L(LVISEvaluator)(dataset_name="a"), "out"),
+        (L(COCOEvaluator)(dataset_name="a", output_dir="own"), "own"),
+        (L(EventStorage)(), None),
+        (None, None),
+    ],
+)
+def test_evaluation_alone_keeps_the_detections(evaluator, kept):
+    cfg = OmegaConf.create({"train": {"output_dir": "out"}, "dataloader": {"evaluator": evaluator}})
+    detections_kept(cfg)
+    assert (cfg.dataloader.evaluator or {}).get("output_dir") == kept
 
 
 def test_the_most_memory_so_far_is_logged_in_mib(monkeypatch):

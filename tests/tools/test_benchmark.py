@@ -5,6 +5,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
@@ -36,6 +37,15 @@ def benchmark_data(benchmark):
     from benchmarks import data
 
     return data
+
+
+def test_both_sides_of_the_evaluation_measure_the_same(benchmark):
+    from benchmarks.evaluation import comparisons
+
+    (row,) = comparisons(images=20)
+    ours = row.first[1]()
+    assert 0 < ours.max() <= 1
+    np.testing.assert_array_equal(ours, row.second[1]())
 
 
 def test_without_a_gpu_it_says_so(benchmark, monkeypatch):

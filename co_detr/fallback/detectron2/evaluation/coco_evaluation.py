@@ -14,9 +14,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
+from co_detr.evaluation.coco_api import COCOeval
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
@@ -65,13 +65,14 @@ class COCOEvaluator(DatasetEvaluator):
             max_dets_per_image: detections per image and category that count, the best first.
                 None means 100.
             use_fast_impl: accepted so that configurations carry over; there is one implementation
-                here, pycocotools, with the same results.
+                here, hotcoco, with the results of pycocotools.
         """
         self._logger = logging.getLogger(__name__)
         self._tasks = tuple(tasks) if tasks is not None else None
         self._distributed = distributed
         self._output_dir = output_dir
-        self._max_dets = [1, 10, 100 if max_dets_per_image is None else int(max_dets_per_image)]
+        limit = 100 if max_dets_per_image is None else int(max_dets_per_image)
+        self._max_dets = [min(1, limit), min(10, limit), limit]
         self._metadata = MetadataCatalog.get(dataset_name)
         if not hasattr(self._metadata, "json_file"):
             raise AttributeError(
@@ -176,13 +177,10 @@ class COCOEvaluator(DatasetEvaluator):
             self._logger.warning("No detections at all for %s.", task)
             return {name: float("nan") for name in _METRICS}
         if task == "segm":
-            # loadRes takes the area from the box where there is one; a mask has its own
+            # the area is taken from the box where there is one; a mask has its own
             detections = [{k: v for k, v in d.items() if k != "bbox"} for d in detections]
-        else:
-            # loadRes writes its own fields into the dicts it is given
-            detections = [dict(d) for d in detections]
 
-        evaluation = COCOeval(self._coco, self._load(detections), task)
+        evaluation = COCOeval(self._coco, detections, task)
         evaluation.params.maxDets = self._max_dets
         if img_ids is not None:
             evaluation.params.imgIds = list(img_ids)
@@ -196,11 +194,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._logger.info("Evaluation of %s:\n%s", task, "\n".join(table))
         return self._metrics(evaluation, task)
 
-    def _load(self, detections: list[dict[str, Any]]) -> COCO:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return self._coco.loadRes(detections)
-
-    def _metrics(self, evaluation: COCOeval, task: str) -> dict[str, float]:
+    def _metrics(self, evaluation: Any, task: str) -> dict[str, float]:
         precision = evaluation.eval["precision"]  # thresholds, recalls, categories, sizes, limits
         params = evaluation.params
         results: dict[str, float] = OrderedDict()

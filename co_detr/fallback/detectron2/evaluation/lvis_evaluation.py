@@ -1,17 +1,16 @@
 """Average precision by the rules of LVIS: federated annotations, categories by frequency."""
 
-import contextlib
 import itertools
 import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
+from co_detr.evaluation.lvis_api import LVIS, LVISEval, LVISResults
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -27,7 +26,7 @@ _DEFAULT_MAX_DETS = 300
 class LVISEvaluator(DatasetEvaluator):
     """Evaluates detections of a registered dataset that has an LVIS-format annotation file.
 
-    Needs the optional `lvis` package. Results are percentages by size (s, m, l) and by frequency of
+    Results are percentages by size (s, m, l) and by frequency of
     the category in training (r, c, f); NaN where nothing can be measured.
     """
 
@@ -49,8 +48,6 @@ class LVISEvaluator(DatasetEvaluator):
             max_dets_per_image: detections of an image that count, over all categories, the best
                 first. None means 300, LVIS's own limit.
         """
-        from lvis import LVIS
-
         self._logger = logging.getLogger(__name__)
         self._tasks = tuple(tasks) if tasks is not None else None
         self._distributed = distributed
@@ -63,7 +60,7 @@ class LVISEvaluator(DatasetEvaluator):
                 "register_lvis_instances"
             )
         self._lvis_api = LVIS(PathManager.get_local_path(self._metadata.json_file))
-        # the package takes the id 0 for "not matched" and keeps ids as floats; nobody sees them
+        # ids may be no numbers, or not unique; nobody sees them
         for number, annotation in enumerate(self._lvis_api.dataset["annotations"], start=1):
             annotation["id"] = number
         self._lvis_api._create_index()
@@ -124,19 +121,15 @@ class LVISEvaluator(DatasetEvaluator):
             detection["category_id"] = original[detection["category_id"]]
 
     def _evaluate_task(self, task: str, detections: list[dict[str, Any]]) -> dict[str, float]:
-        from lvis import LVISEval, LVISResults
-
         if not detections:
             self._logger.warning("No detections at all for %s.", task)
             return {name: float("nan") for name in _METRICS}
-        # the package writes its own fields into the dicts; a mask has its own area
+        # the area is taken from the box where there is one; a mask has its own
         own_area = ("bbox",) if task == "segm" else ()
         detections = [{k: v for k, v in d.items() if k not in own_area} for d in detections]
         results = LVISResults(self._lvis_api, detections, max_dets=self._max_dets)
         evaluation = LVISEval(self._lvis_api, results, task)
-        evaluation.params.max_dets = self._max_dets  # only names the recall rows
-        with _alias_removed_from_numpy():
-            evaluation.run()
+        evaluation.run()
         measured = evaluation.get_results()
         values = {
             name: float(measured[name] * 100) if measured[name] >= 0 else float("nan")
@@ -144,16 +137,3 @@ class LVISEvaluator(DatasetEvaluator):
         }
         self._logger.info("Results for %s:\n%s", task, create_small_table(values))
         return values
-
-
-@contextlib.contextmanager
-def _alias_removed_from_numpy() -> Iterator[None]:
-    """Bring back `numpy.float`, which the lvis package (0.5.3) reads, for the time of a block."""
-    missing = "float" not in vars(np)
-    if missing:
-        np.float = float  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        if missing:
-            del np.float  # type: ignore[attr-defined]
