@@ -18,6 +18,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "new": Command("co_detr.cli.new", "look at a data set and write a config for it"),
     "train": Command("co_detr.cli.train", "train by a config", overrides=True),
     "evaluate": Command("co_detr.cli.evaluate", "measure the AP of weights", overrides=True),
     "convert": Command(

@@ -58,7 +58,9 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"co-detr {__version__}")
-    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    parsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
     module = None
     for name, command in COMMANDS.items():
         child = parsers.add_parser(
