@@ -19,6 +19,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "new": Command("co_detr.cli.new", "look at a data set and write a config for it"),
+    "check": Command("co_detr.cli.check", "say what a data set holds and what is wrong with it"),
     "train": Command("co_detr.cli.train", "train by a config", overrides=True),
     "evaluate": Command("co_detr.cli.evaluate", "measure the AP of weights", overrides=True),
     "convert": Command(

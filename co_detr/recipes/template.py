@@ -46,7 +46,7 @@ def config_text(recipe: Recipe) -> str:
     name, plan = recipe.file.stem, recipe.plan
     numbers = ", ".join(f"{s.name} {len(s.records)}" for s in recipe.splits)
     parts = [
-        f'"""{_number(len(recipe.classes), "class", "classes")} on pictures of {name}: {numbers}.\n',
+        f'"""{_number(len(recipe.classes), "class", "classes")} of {name}; pictures: {numbers}.\n',
         "Everything below can be changed, here or on the command line (optimizer.lr=1e-4):\n",
         f"    co-detr train {recipe.file.name}",
         f"    co-detr evaluate {recipe.file.name} output/{name}/model_best.pth",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
-from conftest import CLASSES, PICTURES, coco, save_picture, save_pictures, write_json
+from pets import CLASSES, PICTURES, coco, save_picture, save_pictures, write_json
 from PIL import Image
 
 from co_detr.data.formats import read_data
