@@ -2,11 +2,15 @@
 
 Importing this package makes `import detectron2` work: where upstream detectron2 is installed it is
 used untouched; elsewhere the subset embedded under `co_detr/fallback` takes its place.
+
+    detector = co_detr.load_detector("output/birds/model_best.pth")
+    instances = detector("photo.jpg", threshold=0.5)
 """
 
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -34,6 +38,15 @@ def _make_detectron2_importable() -> None:
 
 
 _make_detectron2_importable()
+
+
+def __getattr__(name: str) -> Any:
+    """`load_detector`, imported when it is first asked for: torch takes its time."""
+    if name != "load_detector":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from co_detr.inference.detector import load_detector
+
+    return load_detector
 
 
 def detectron2_origin() -> str:

@@ -15,12 +15,9 @@ reads it, `build_lazy_model`.
 """
 
 import functools
-import inspect
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,18 +28,20 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.solver import LRMultiplier
 from detectron2.utils.events import get_event_storage
-from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from co_detr.checkpoint.matching import UnfittingCheckpointError, compare
-from co_detr.checkpoint.reading import check_readable
+from co_detr.checkpoint.model_card import describe
+from co_detr.checkpoint.pretrained import without_pretrained
+from co_detr.checkpoint.reading import MODEL_CARD, check_readable
 from co_detr.checkpoint.wrappers import under_names_of
+from co_detr.config_text import bind, to_text  # noqa: F401  saved nodes name `bind` as of here
 from co_detr.data.augmentation import RandomChoice
 from co_detr.engine.build import (
     build_optimizer,
     build_train_loader,
     clip_grad_params,
-    without_pretrained,
 )
 
 logger = logging.getLogger(__name__)
@@ -67,8 +66,6 @@ SHARED_KEYS = {
     "TEST.EVAL_PERIOD": "train.eval_period",
 }
 """Keys of the node, and where a lazy config says the same."""
-
-_LOCATE = "detectron2.utils.registry.locate"
 
 
 def add_co_detr_config(cfg: CfgNode) -> None:
@@ -102,7 +99,7 @@ def to_cfg_node(
     cfg = get_cfg()
     add_co_detr_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = build_lazy_model.__name__
-    cfg.MODEL.LAZY_CONFIG = _to_text(lazy_cfg)
+    cfg.MODEL.LAZY_CONFIG = to_text(lazy_cfg)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
     for key in SHARED_KEYS:
@@ -184,17 +181,17 @@ def _check_if_used(
     state_dict.update(tensors)
 
 
-def bind(function: Callable, **keywords: Any) -> Callable:
-    """`functools.partial` as a config can describe it."""
-    return functools.partial(function, **keywords)
-
-
 class LazyConfigTrainer(DefaultTrainer):
     """`DefaultTrainer` with optimizer, schedule, clipping, data and evaluator of the lazy config.
 
     `tools/lazyconfig_train_net.py` does more (bfloat16, exact resumption, the best checkpoint);
-    this class is for scripts that are written around `DefaultTrainer`.
+    this class is for scripts that are written around `DefaultTrainer`. Its checkpoints carry the
+    model's card, too.
     """
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        self.checkpointer.add_checkpointable(MODEL_CARD, _Carried(to_lazy_config(cfg)))
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -229,6 +226,19 @@ class LazyConfigTrainer(DefaultTrainer):
         if lazy_cfg.dataloader.get("evaluator") is None:
             raise NotImplementedError("dataloader.evaluator of the lazy config is not set")
         return instantiate(lazy_cfg.dataloader.evaluator)
+
+
+class _Carried:
+    """The card of a config's model, as a part of checkpoints that is written and never loaded."""
+
+    def __init__(self, lazy_cfg: DictConfig):
+        self._card = describe(lazy_cfg)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._card.to_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 class _LoaderFromCurrentIteration:
@@ -268,80 +278,6 @@ def _shared_value(lazy_cfg: DictConfig, key: str) -> Any:
     if key.startswith("DATASETS."):
         return (value,) if isinstance(value, str) else tuple(value)
     return type(_get(get_cfg(), key))(value)
-
-
-def _to_text(lazy_cfg: DictConfig) -> str:
-    """YAML of a lazy config, interpolations as they are, callables by their dotted names."""
-    content = OmegaConf.to_container(
-        lazy_cfg, resolve=False, structured_config_mode=SCMode.INSTANTIATE
-    )
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(content, "")))
-
-
-def _plain(value: Any, key: str) -> Any:
-    """A value at the dotted `key` made of dicts, lists, strings and numbers."""
-    if isinstance(value, Mapping):
-        plain = {k: _plain(v, f"{key}.{k}".lstrip(".")) for k, v in value.items()}
-        target = plain.get("_target_")
-        if isinstance(target, dict) and target["_target_"] == _LOCATE:
-            plain["_target_"] = target["name"]  # `instantiate` looks names up itself
-        return plain
-    if isinstance(value, list | tuple):
-        return [_plain(v, f"{key}.{i}") for i, v in enumerate(value)]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, functools.partial) and not value.args:
-        described = {"_target_": bind, "function": value.func, **value.keywords}
-        return _plain(described, key)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return _reference(value, key)
-    raise ValueError(f"{key}={value!r} is no text, number or callable: describe it by a LazyCall")
-
-
-def _reference(value: Callable, key: str) -> dict[str, str]:
-    """A call that returns a given class or function."""
-    name = _dotted_name(value)
-    if name is not None:
-        return {"_target_": _LOCATE, "name": name}
-    # what a config file defines is in no module, but the file can be loaded again
-    file = _source_file(value)
-    if file is None or not value.__qualname__.isidentifier():
-        methods = ", a class with a method of its own" if isinstance(value, type) else ""
-        raise ValueError(
-            f"{key}={value!r} cannot be found again by its name: define it at the top level of a "
-            f"module that can be imported, or of the config file{methods}"
-        )
-    return {
-        "_target_": "detectron2.config.LazyConfig.load",
-        "filename": file,
-        "keys": value.__qualname__,
-    }
-
-
-def _dotted_name(value: Callable) -> str | None:
-    """The shortest name of what is in a module, which outlives a change of private modules."""
-    module = (value.__module__ or "").split(".")  # upstream gives functions of config files none
-    for length in range(1, len(module) + 1):
-        package = ".".join(module[:length])
-        try:
-            if attrgetter(value.__qualname__)(sys.modules.get(package)) == value:
-                return f"{package}.{value.__qualname__}"
-        except AttributeError:
-            pass
-    return None
-
-
-def _source_file(value: Callable) -> str | None:
-    """The Python file that a function, or a method of a class, was read from."""
-    members = vars(value).values() if isinstance(value, type) else [value]
-    for member in members:
-        function = inspect.unwrap(getattr(member, "__func__", member))
-        code = getattr(function, "__code__", None)
-        if code is not None and function.__qualname__.startswith(value.__qualname__):
-            path = os.path.abspath(code.co_filename)
-            if path.endswith(".py") and os.path.isfile(path):
-                return path
-    return None
 
 
 def _fill_input(cfg: CfgNode, lazy_cfg: DictConfig) -> None:

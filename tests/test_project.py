@@ -11,9 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from co_detr import model_zoo
+from co_detr.model_facts import MODELS
 
 try:
     import tomllib
@@ -68,6 +70,8 @@ def test_configs_of_a_checkout_are_those_of_the_repository():
 def test_every_config_loads(name):
     cfg = model_zoo.get_config(name)
     assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= set(cfg)
+    queries = OmegaConf.select(cfg, "model.query_sources.matching.num_queries")
+    assert queries == MODELS[name].queries
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)

@@ -9,7 +9,7 @@ from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
 
 from co_detr import model_zoo
-from co_detr.engine.build import without_pretrained
+from co_detr.checkpoint.pretrained import without_pretrained
 from co_detr.engine.overrides import apply_overrides
 
 ZOO = (Path(__file__).parents[1] / "MODEL_ZOO.md").read_text()

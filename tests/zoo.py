@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from co_detr import model_zoo
-from co_detr.engine.build import without_pretrained
+from co_detr.checkpoint.pretrained import without_pretrained
 
 _DEFORMABLE = "co_deformable_detr/co_deformable_detr_"
 _DINO = "co_dino/co_dino_"

@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torchvision.ops import roi_align
 
 from co_detr.arguments import parse_arguments, tool_config, user_path
-from co_detr.engine.build import without_pretrained
+from co_detr.checkpoint.pretrained import without_pretrained
 from co_detr.modeling.aux_heads.base import AuxHead
 from co_detr.modeling.aux_heads.dense import DenseHead
 from co_detr.modeling.aux_heads.roi_pooler import PyramidPooler

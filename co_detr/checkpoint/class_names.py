@@ -78,13 +78,26 @@ def known_by_number(count: int) -> tuple[str, ...] | None:
 
 def classes_of_config(cfg: DictConfig, split: str = "train") -> tuple[str, ...] | None:
     """What a config's dataset for "train" or "test" calls its classes; None if that is unknown."""
+    categories = categories_of_config(cfg, split)
+    return None if categories is None else _names(categories)
+
+
+def categories_of_config(cfg: DictConfig, split: str = "train") -> list[dict[str, Any]] | None:
+    """As `categories_of_dataset`, of a config's dataset for "train" or "test"."""
     names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names", default=None)
     first = names if isinstance(names, str) or not names else names[0]
-    return classes_of_dataset(first) if first else None
+    return categories_of_dataset(first) if first else None
 
 
 def classes_of_dataset(name: str) -> tuple[str, ...] | None:
-    """The names of the classes of a registered dataset, in the order in which a model sees them.
+    """The names of the classes of a registered dataset, in the order in which a model sees them;
+    None as for `categories_of_dataset`."""
+    categories = categories_of_dataset(name)
+    return None if categories is None else _names(categories)
+
+
+def categories_of_dataset(name: str) -> list[dict[str, Any]] | None:
+    """Id and name of the classes of a registered dataset, in the order in which a model sees them.
 
     They come from its metadata or, where it has not been loaded yet, from its annotation file;
     None if neither has them.
@@ -93,7 +106,10 @@ def classes_of_dataset(name: str) -> tuple[str, ...] | None:
         return None
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is not None:
-        return tuple(map(str, metadata.thing_classes))
+        ids = metadata.get("thing_dataset_id_to_contiguous_id")
+        known = ids is not None and len(ids) == len(metadata.thing_classes)
+        ids = sorted(ids, key=ids.get) if known else range(len(metadata.thing_classes))
+        return [{"id": i, "name": str(name)} for i, name in zip(ids, metadata.thing_classes)]
     json_file = metadata.get("json_file")
     if json_file is None or not PathManager.isfile(json_file):
         return None
@@ -104,9 +120,27 @@ def classes_of_dataset(name: str) -> tuple[str, ...] | None:
                 categories = [
                     c | {"name": (c.get("synonyms") or [c["name"]])[0]} for c in categories
                 ]
-            return tuple(_from_categories(categories))
+            categories = sorted(categories, key=lambda category: int(category["id"]))
+            return [{"id": int(c["id"]), "name": str(c["name"])} for c in categories]
         except (ValueError, KeyError, TypeError):
             return None  # the check of the dataset says what is wrong
+
+
+def named_categories(
+    names: Sequence[str], known: Sequence[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Id and name of classes of these names: the ids of `known` where all of them are there, else
+    0, 1, ..."""
+    ids = {same(category["name"]): category["id"] for category in known or ()}
+    all_known = all(same(name) in ids for name in names)
+    return [
+        {"id": ids[same(name)] if all_known else number, "name": name}
+        for number, name in enumerate(names)
+    ]
+
+
+def _names(categories: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return tuple(category["name"] for category in categories)
 
 
 def _decoded(file: Path) -> str:

@@ -20,14 +20,21 @@ from co_detr.checkpoint.class_layers import (
     num_classes_of,
     ranks_by_first_row,
 )
-from co_detr.checkpoint.class_names import classes_of_config, known_by_number, read_names
+from co_detr.checkpoint.class_names import (
+    categories_of_config,
+    classes_of_config,
+    known_by_number,
+    named_categories,
+    read_names,
+)
 from co_detr.checkpoint.matching import compare, first_of
+from co_detr.checkpoint.model_card import ModelCard, describe
 from co_detr.checkpoint.official import is_official, official_names, official_table
-from co_detr.checkpoint.reading import CLASS_NAMES, read_checkpoint
+from co_detr.checkpoint.pretrained import without_pretrained
+from co_detr.checkpoint.reading import CLASS_NAMES, MODEL_CARD, read_checkpoint
 from co_detr.checkpoint.rename import rename
 from co_detr.checkpoint.transformers import tidy, transformers_table
 from co_detr.checkpoint.wrappers import under_names_of
-from co_detr.engine.build import without_pretrained
 from co_detr.engine.files import whole_file
 from co_detr.modeling.detector import CoDETR
 
@@ -56,16 +63,19 @@ def table_of_classes(changed: ChangedClasses) -> str:
     return tabulate(rows, ["class", "row in SRC", "row in DST"], disable_numparse=True)
 
 
-def write(tensors: dict[str, Tensor], path: Path, class_names: Sequence[str] | None) -> None:
-    """Write a checkpoint, whole or not at all, with the names of its classes if they are known."""
+def write(
+    tensors: dict[str, Tensor], path: Path, class_names: Sequence[str] | None, card: ModelCard
+) -> None:
+    """Write a checkpoint, whole or not at all, with its model's card and, if they are known, the
+    names of its classes."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with whole_file(str(path), "wb") as file:
         if path.suffix == ".safetensors":
-            known = {CLASS_NAMES: json.dumps(list(class_names))} if class_names else None
-            file.write(save(tensors, known))
+            known = {CLASS_NAMES: json.dumps(list(class_names))} if class_names else {}
+            file.write(save(tensors, known | card.to_metadata()))
         else:
             known = {CLASS_NAMES: list(class_names)} if class_names else {}
-            torch.save({"model": tensors, **known}, file)
+            torch.save({"model": tensors, **known, MODEL_CARD: card.to_dict()}, file)
 
 
 def under_our_names(
@@ -118,7 +128,9 @@ def convert(args: argparse.Namespace, cfg: DictConfig) -> None:
         side, option = ("SRC", "--source-names") if now else ("the config", "--target-names")
         raise ValueError(f"the classes of {side} are not known by name: add {option}")
 
-    write(changed.tensors, args.target, now if by_name else before)
+    names = now if by_name else before
+    card = describe(cfg, named_categories(names, categories_of_config(cfg)) if names else None)
+    write(changed.tensors, args.target, names, card)
     print(summary(report, source | converted))
     if changed.layers and before and now:
         print(table_of_classes(changed))

@@ -213,10 +213,9 @@ def _refused(error: Exception) -> str | None:
     return None
 
 
-def metadata_list(metadata: dict[str, str], key: str) -> list | None:
-    """A list kept as JSON in the metadata of a safetensors file; None where it is not there."""
+def metadata_value(metadata: dict[str, str], key: str) -> Any:
+    """A value kept as JSON in the metadata of a safetensors file; None where it is not there."""
     try:
-        value = json.loads(metadata.get(key, "null"))
+        return json.loads(metadata.get(key, "null"))
     except json.JSONDecodeError:
         return None
-    return value if isinstance(value, list) else None

@@ -10,7 +10,7 @@ from .class_layers import change_classes, num_classes_of
 from .class_names import known_by_number, same
 from .matching import Comparison, UnfittingCheckpointError, compare, first_of
 from .official import is_official
-from .reading import Checkpoint, read_checkpoint
+from .reading import MODEL_CARD, Checkpoint, read_checkpoint
 from .wrappers import under_names_of
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,10 @@ def load_for_inference(
     tensors = under_names_of(checkpoint.tensors, model)
     comparison = compare(tensors, model, checkpoint.path, config)
     if not comparison.fits:
-        raise UnfittingCheckpointError(comparison.describe())
+        own = ""
+        if config and MODEL_CARD in checkpoint.rest:
+            own = f"\n{checkpoint.path} brings a config along: leave {config} out to use that"
+        raise UnfittingCheckpointError(comparison.describe() + own)
     _compare_classes(checkpoint, class_names)
     _load(model, tensors, comparison)
     logger.info(f"Loaded all {len(comparison.fitting)} tensors of the model from {checkpoint.path}")

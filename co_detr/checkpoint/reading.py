@@ -14,13 +14,14 @@ from .formats import (
     DamagedCheckpointError,
     UnsafeCheckpointError,
     check_start,
-    metadata_list,
+    metadata_value,
     read_content,
 )
 from .wrappers import averages_in, weights_in
 
 __all__ = [
     "CLASS_NAMES",
+    "MODEL_CARD",
     "Checkpoint",
     "DamagedCheckpointError",
     "UnsafeCheckpointError",
@@ -32,6 +33,10 @@ __all__ = [
 
 CLASS_NAMES = "class_names"
 """Key of the names of the classes in checkpoints of this project, in order."""
+
+MODEL_CARD = "model_card"
+"""Key of what a checkpoint says of its model, see `model_card`; in the metadata of a `.safetensors`
+file as JSON."""
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pkl")
 
@@ -132,7 +137,10 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
         tensors = tensors | {name: t for name, t in averages.items() if name in tensors}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in beside}
     rest = {k: v for k, v in content.items() if not isinstance(v, Tensor) and k != "model"}
-    names = metadata_list(metadata, CLASS_NAMES) or _class_names(rest)
+    if (card := metadata_value(metadata, MODEL_CARD)) is not None:
+        rest[MODEL_CARD] = card
+    listed = metadata_value(metadata, CLASS_NAMES)
+    names = listed if isinstance(listed, list) and listed else _class_names(rest)
     return Checkpoint(str(path), tensors, tuple(map(str, names)) if names else None, rest)
 
 

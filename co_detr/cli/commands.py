@@ -22,6 +22,7 @@ COMMANDS = {
     "check": Command("co_detr.cli.check", "say what a data set holds and what is wrong with it"),
     "train": Command("co_detr.cli.train", "train by a config", overrides=True),
     "evaluate": Command("co_detr.cli.evaluate", "measure the AP of weights", overrides=True),
+    "predict": Command("co_detr.inference.command", "detect objects in pictures", overrides=True),
     "convert": Command(
         "co_detr.checkpoint.command", "make weights of other projects ours", overrides=True
     ),

@@ -62,13 +62,29 @@ def read_picture(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
     if format not in ("RGB", "BGR"):
         raise ValueError(f"pictures are read as 'RGB' or 'BGR', not as {format!r}")
     with opened(path) as image:
-        image.load()
-        # Only now: Pillow turns TIFF files itself, while it loads them.
-        orientation = orientation_of(image)
-        if image.mode[0] in "IF":
-            image = Image.fromarray(gray_levels(path, image))
-        pixels = upright(np.asarray(to_rgb(image)), orientation)
+        pixels = pixels_of(image, path)
     return np.array(pixels if format == "RGB" else pixels[:, :, ::-1], order="C")
+
+
+def pixels_of(image: Image.Image, name: str | os.PathLike = "the picture") -> np.ndarray:
+    """The pixels of a picture of Pillow as `read_picture` returns those of a file, in RGB.
+
+    Args:
+        image: of any mode; may be opened and not read yet.
+        name: of it, for messages.
+
+    Returns:
+        (H, W, 3) uint8, maybe a view.
+
+    Raises:
+        UnreadablePicture: its values have no one meaning.
+    """
+    image.load()
+    # Only now: Pillow turns TIFF files itself, while it loads them.
+    orientation = orientation_of(image)
+    if image.mode[0] in "IF":
+        image = Image.fromarray(gray_levels(name, image))
+    return upright(np.asarray(to_rgb(image)), orientation)
 
 
 def picture_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """The parts of a training, from its config."""
 
 import contextlib
-import copy
 import inspect
 import logging
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from co_detr.checkpoint.pretrained import without_pretrained
 
 from .speed import prepare
 
@@ -46,20 +47,6 @@ def one_process_first() -> Iterator[None]:
     finally:
         if first:
             comm.synchronize()
-
-
-def without_pretrained(model: DictConfig) -> DictConfig:
-    """A copy of a model's config that fetches no ImageNet weights.
-
-    Backbones load them when they are built (`pretrained=...`), in vain where a checkpoint follows.
-    """
-    model = copy.deepcopy(model)
-    backbone = model.get("backbone")
-    if isinstance(backbone, DictConfig) and backbone.get("pretrained"):
-        backbone.pretrained = False if isinstance(backbone.pretrained, bool) else None
-        if "pretrained_file" in backbone:
-            backbone.pretrained_file = None
-    return model
 
 
 def amp_dtype(cfg: DictConfig) -> torch.dtype | None:

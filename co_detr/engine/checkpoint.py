@@ -9,7 +9,13 @@ from torch import nn
 
 from co_detr.checkpoint.loading import load_for_inference, load_for_training
 from co_detr.checkpoint.matching import UnfittingCheckpointError
-from co_detr.checkpoint.reading import CLASS_NAMES, Checkpoint, local_path, read_checkpoint
+from co_detr.checkpoint.reading import (
+    CLASS_NAMES,
+    MODEL_CARD,
+    Checkpoint,
+    local_path,
+    read_checkpoint,
+)
 
 from .files import whole_file
 
@@ -20,7 +26,7 @@ class WholeFileCheckpointer(DetectionCheckpointer):
     It loads every format that `read_checkpoint` reads, as `load_for_training` does: what fits; but
     together with the state of a run only what fits entirely, as `load_for_inference` does. If the
     model has an attribute `class_names`, these are saved with it, and rows of class layers are
-    loaded by name.
+    loaded by name. If it has an attribute `model_card`, this is saved with it, too.
 
     Args:
         model, save_dir, save_to_disk, checkpointables: as there.
@@ -53,7 +59,10 @@ class WholeFileCheckpointer(DetectionCheckpointer):
 
     def save(self, name: str, **extra: Any) -> None:
         names = getattr(self.model, CLASS_NAMES, None)
-        Checkpointer.save(self, name, **({CLASS_NAMES: list(names)} if names else {}), **extra)
+        card = getattr(self.model, MODEL_CARD, None)
+        known = {CLASS_NAMES: list(names)} if names else {}
+        known |= {MODEL_CARD: card.to_dict()} if card else {}
+        Checkpointer.save(self, name, **known, **extra)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         if self.resumable:

@@ -29,8 +29,9 @@ from torch.optim.swa_utils import AveragedModel
 
 import co_detr
 from co_detr.arguments import load_config
-from co_detr.checkpoint.class_names import classes_of_config
+from co_detr.checkpoint.class_names import categories_of_config, classes_of_config
 from co_detr.checkpoint.loading import load_for_inference
+from co_detr.checkpoint.model_card import describe
 from co_detr.checkpoint.reading import check_readable, read_checkpoint
 from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
@@ -231,7 +232,10 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     train = cfg.train
     resume = args.resume and has_checkpoint(train.output_dir)
     model = build.build_model(cfg, weights_follow=resume)
-    model.class_names = classes_of_config(cfg)  # checkpoints carry them, and rows go by them
+    categories = categories_of_config(cfg)
+    # checkpoints carry both: rows go by the names, and by the card they are used without the config
+    model.class_names = categories and tuple(category["name"] for category in categories)
+    model.model_card = describe(cfg, categories or ())
     logger.info(f"Model:\n{model}")
     frozen = freeze(model, train.get("freeze") or ())
     ema = build.build_ema(cfg, model)

@@ -1,7 +1,7 @@
 """Says what is wrong with a picture that is handed to a model or to a predictor."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,12 @@ ARRAY = Form(
     moved="the channels go last: image.transpose(1, 2, 0)",
     alpha="leave the alpha channel out: image[:, :, :3]",
 )
+RGB_ARRAY = replace(
+    ARRAY,
+    wanted="an array (H, W, 3), RGB, with values from 0 to 255, uint8 or floating-point",
+    batch="pass a list of pictures",
+    gray="of a gray picture, repeat the channel: np.stack([image] * 3, axis=2)",
+)
 NO_BRIGHTNESS = "pass brightness, not a mask or a spectrum"
 
 # Interpolation may overshoot the range of a picture by about a tenth.
@@ -83,17 +89,17 @@ def check_images(batched_inputs: list[dict], values: bool) -> None:
         _refuse(problem, f'batched_inputs[{index}]["image"]{name}', x["image"], TENSOR)
 
 
-def check_array(image: np.ndarray) -> None:
-    """Look at what is given to `DefaultPredictor`.
+def check_array(image: np.ndarray, form: Form = ARRAY) -> None:
+    """Look at what is given to `DefaultPredictor`, or in another form of an array.
 
     Raises:
         TypeError: it is no array of real numbers.
-        ValueError: it has another shape or range than `ARRAY` wants.
+        ValueError: it has another shape or range than the form wants.
     """
-    problem = array_problem(image)
+    problem = array_problem(image, form)
     if problem is None and image.dtype != np.uint8:
         problem = values_problem(torch.as_tensor(image.astype(np.float64)))
-    _refuse(problem, "the picture", image, ARRAY)
+    _refuse(problem, "the picture", image, form)
 
 
 def tensor_problem(image: Any) -> str | None:
@@ -105,15 +111,15 @@ def tensor_problem(image: Any) -> str | None:
     return shape_problem(tuple(image.shape), TENSOR)
 
 
-def array_problem(image: Any) -> str | None:
-    """What to do about the type or shape of the predictor's input; None if all is well."""
+def array_problem(image: Any, form: Form = ARRAY) -> str | None:
+    """What to do about the type or shape of an array; None if all is well."""
     if image is None:
         return "cv2.imread returns None where it cannot read a file"
     if isinstance(image, Tensor):
         return "pass tensor.permute(1, 2, 0).cpu().numpy()"
     if not isinstance(image, np.ndarray):
         return "read a file by co_detr.data.read_picture(path, 'BGR')"
-    return NO_BRIGHTNESS if image.dtype.kind not in "uif" else shape_problem(image.shape, ARRAY)
+    return NO_BRIGHTNESS if image.dtype.kind not in "uif" else shape_problem(image.shape, form)
 
 
 def shape_problem(shape: tuple[int, ...], form: Form) -> str | None:
