@@ -73,7 +73,10 @@ def test_a_failure_is_one_line_with_exit_code_1_and_a_traceback_with_debug(capsy
         (KeyError("no dataset 'x'"), "no dataset 'x'"),
         (ValueError("first\n  second"), "first second"),
         (RuntimeError("broken"), "RuntimeError: broken (--debug shows where)"),
-        (ModuleNotFoundError("No module named 'x'", name="x"), "No module named 'x': pip install x"),
+        (
+            ModuleNotFoundError("No module named 'x'", name="x"),
+            "No module named 'x': pip install x",
+        ),
         (MemoryError(), "out of memory: make batches smaller"),
     ],
 )
