@@ -157,6 +157,21 @@ def test_installed_copy_trains_by_a_command(installed, tmp_path):
     assert (tmp_path / "model_final.pth").exists()
 
 
+def test_installed_copy_has_the_command(installed, tmp_path):
+    (file,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "co-detr = co_detr.cli:main" in file.read_text()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "co_detr", "zoo", "digits"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "co_dino/co_dino_digits " in done.stdout
+
+
 def test_importing_the_package_warns_of_nothing():
     """Every tool would begin with what a library says about another one."""
     code = "import co_detr; print(co_detr.detectron2_origin()); import co_detr.config"

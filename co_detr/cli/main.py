@@ -19,6 +19,7 @@ From data to a detector:
   co-detr new birds.py --data birds/ --model co_dino_r50
   co-detr train birds.py
   co-detr evaluate birds.py output/birds/model_best.pth
+  co-detr predict output/birds/model_best.pth photo.jpg
 """
 
 

@@ -12,6 +12,7 @@ The exit code is 1 if the data have a fault that training will stop at or leave 
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from co_detr.arguments import at_least_one, user_path
@@ -71,9 +72,12 @@ def run(args: argparse.Namespace) -> int:
     kind, splits = read_data(args.data)
     splits, said = train_and_val(same_classes(splits), args.val_share)
     folder = args.config.parent / f"{args.config.stem}_data"
-    written = write_splits(splits, folder)
-    found = survey(kind, written, args.quick)
+    with tempfile.TemporaryDirectory() as scratch:  # nothing is left where something is refused
+        found = survey(kind, write_splits(splits, Path(scratch)), args.quick)
     recipe = recipe_for(args.config, model, found, args.epochs, args.weights)
+    written = write_splits(splits, folder, overwrite=args.overwrite)
+    for surveyed, each in zip(found.splits, written):
+        surveyed.json_file = each.json_file
     print(as_text(found))
     for text in said:
         print(f"note: {text}")

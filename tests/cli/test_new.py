@@ -83,6 +83,11 @@ def test_data_without_a_split_are_divided_and_written_beside_the_config(one_spli
     assert max(map(len, text.splitlines())) <= 100
     load_config("conf/cats.py")  # again, as processes of a job do
 
+    (one_split / "conf/cats.py").unlink()
+    assert main(words) == 1
+    assert "conf/cats_data/train.json already" in capsys.readouterr().err
+    assert not (one_split / "conf/cats.py").exists()
+
 
 SPLITS = ("train", "val")
 
@@ -99,7 +104,7 @@ SPLITS = ("train", "val")
 def test_what_cannot_be_trained_is_refused(one_split, words, message, capsys):
     assert main(["new", "cats.py", "--data", "shots", "--quick", *words]) == 1
     assert message in capsys.readouterr().err
-    assert not (one_split / "cats.py").exists()
+    assert {path.name for path in one_split.iterdir()} == {"shots"}
 
 
 def test_a_config_does_not_take_the_name_of_another_data_set(coco_folder, tmp_path, monkeypatch):

@@ -24,8 +24,17 @@ class Written:
     json_file: Path
 
 
-def write_splits(splits: Sequence[Split], folder: Path) -> list[Written]:
-    """Write the splits that are not COCO files of their own to `folder`, as `<split>.json`."""
+def write_splits(
+    splits: Sequence[Split], folder: Path, *, overwrite: bool = False
+) -> list[Written]:
+    """Write the splits that are not COCO files of their own to `folder`, as `<split>.json`.
+
+    Raises:
+        FileExistsError: there is such a file, and `overwrite` is not set; nothing is written then.
+    """
+    paths = [folder / f"{split.name}.json" for split in splits if not split.is_coco]
+    if taken := [path for path in paths if path.exists() and not overwrite]:
+        raise FileExistsError(f"there is a {taken[0]} already: --overwrite replaces it")
     written = []
     for split in splits:
         path = split.source
