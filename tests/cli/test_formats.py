@@ -10,6 +10,7 @@ from pets import CLASSES, PICTURES, coco, save_picture, save_pictures, write_jso
 from PIL import Image
 
 from co_detr.data.formats import read_data
+from co_detr.data.formats.pictures import find_picture
 from co_detr.data.formats.writing import divide, same_classes, write_splits
 
 
@@ -118,13 +119,13 @@ def write_yolo(folder, images="images/train", labels="labels/train"):
         ("path: .\ntrain: images/train\nnames: [cat, dog]", "images/train", "labels/train"),
         ("train: ../train/images\nnames: {0: cat, 1: dog}", "train/images", "train/labels"),
         ("path: /elsewhere\ntrain: [pets]\nnames: [cat, dog]", "pets", "pets"),
-        ("train: list.txt\nnames: [cat, dog]", "images", "labels"),
+        ("train: list.txt\nnames: [cat, dog]", "images", "labels"),  # of paths as below
     ],
 )
 def test_yolo_with_data_yaml(tmp_path, yaml, images, labels):
     write_yolo(tmp_path, images, labels)
     (tmp_path / "data.yaml").write_text(yaml)
-    (tmp_path / "list.txt").write_text("./images/a.png\n./images/b.png\n")
+    (tmp_path / "list.txt").write_text("./images/a.png\ndata/images/b.png\n")
     kind, splits = read_data(tmp_path)
     assert kind == "YOLO" and [split.name for split in splits] == ["train"]
     assert_all_there(*splits)
@@ -343,6 +344,13 @@ def test_label_studio_turns_about_the_upper_left_corner(tmp_path):
 
 
 # ---------------------------------------------------------------------------------- all
+
+
+def test_pictures_of_one_name_in_two_folders_are_told_apart_or_missing(tmp_path):
+    for folder in ("one", "two"):
+        save_picture(tmp_path / folder / "a.png", (8, 8))
+    assert find_picture("x\\two\\a.png", tmp_path, top=tmp_path) == tmp_path / "two/a.png"
+    assert not find_picture("three/a.png", tmp_path, top=tmp_path).exists()
 
 
 def test_pictures_turned_by_their_camera_are_measured_upright(tmp_path):

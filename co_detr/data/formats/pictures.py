@@ -27,23 +27,30 @@ def pictures_in(folder: Path) -> list[Path]:
 
 @cache
 def pictures_by_name(folder: Path) -> dict[str, Path]:
-    """The pictures below a folder, by file name and by file name without suffix."""
-    found = pictures_in(folder)
-    return {path.stem: path for path in found} | {path.name: path for path in found}
+    """The pictures below a folder, by file name and by file name without suffix, where there is one
+    alone of that name."""
+    found: dict[str, set[Path]] = {}
+    for path in pictures_in(folder):
+        for name in {path.name, path.stem}:
+            found.setdefault(name, set()).add(path)
+    return {name: paths.pop() for name, paths in found.items() if len(paths) == 1}
 
 
 def find_picture(name: str, *folders: Path, top: Path) -> Path:
     """The picture that an annotation names by a path of whatever system.
 
-    Looked for by its path below each of `folders`, then by its file name anywhere below `top`.
+    Looked for below each of `folders` by as many of the last parts of its path as possible, then by
+    its file name, if it is the only one of that name, anywhere below `top`.
 
     Returns:
         a path below the first folder where there is no such picture, to be reported.
     """
-    path = Path(name.replace("\\", "/"))
-    for folder in folders:
-        for candidate in (folder / path, folder / path.name):
-            if candidate.is_file():
+    parts = Path(name.replace("\\", "/")).parts
+    for start in range(len(parts)):
+        for folder in folders:
+            if (candidate := folder.joinpath(*parts[start:])).is_file():
                 return candidate
     known = pictures_by_name(top)
-    return known.get(path.name) or known.get(path.stem) or folders[0] / path.name
+    file_name = Path(parts[-1]) if parts else Path(name)
+    found = known.get(file_name.name) or known.get(file_name.stem)
+    return found or folders[0] / file_name

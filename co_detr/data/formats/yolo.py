@@ -13,7 +13,7 @@ import yaml
 
 from co_detr.data.pictures import UnreadablePicture, picture_size
 
-from .pictures import pictures_in
+from .pictures import find_picture, pictures_in
 from .split import Labelled, Split, box_of_points, build_split, split_name
 
 KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -97,9 +97,9 @@ def pictures_of(entry: str, settings: dict[str, Any], file: Path) -> list[Path]:
             return pictures_in(place)
         if place.is_file():
             lines = place.read_text().split("\n")
-            listed = [Path(line.strip()) for line in lines if line.strip()]
             roots = (place.parent, base, base / str(settings.get("path") or ""))
-            return [next((r / p for r in roots if (r / p).is_file()), base / p) for p in listed]
+            names = (line.strip() for line in lines)
+            return [find_picture(name, *roots, top=base) for name in names if name]
     raise FileNotFoundError(
         f"{file} names {entry}, but there is no "
         f"{' and no '.join(map(str, dict.fromkeys(places)))}: correct `path` in it"
