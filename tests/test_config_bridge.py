@@ -23,7 +23,8 @@ from torch import nn
 
 from co_detr import model_zoo
 from co_detr.checkpoint.matching import UnfittingCheckpointError
-from co_detr.checkpoint.reading import DamagedCheckpointError
+from co_detr.checkpoint.model_card import card_of, model_text
+from co_detr.checkpoint.reading import DamagedCheckpointError, read_checkpoint
 from co_detr.config import (
     LazyConfigTrainer,
     add_co_detr_config,
@@ -372,6 +373,8 @@ def test_lazy_config_trainer_trains_evaluates_and_resumes(lazy_cfg, tmp_path):
     assert max(group["lr"] for group in optimizer.param_groups) == pytest.approx(1e-4)
     lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
     assert any("bbox/AP" in json.loads(line) for line in lines)
+    card = card_of(read_checkpoint(tmp_path / "run" / "model_final.pth"))
+    assert card.config == model_text(lazy_cfg.model) and len(card.categories) == 7
 
     cfg.SOLVER.MAX_ITER = 3
     again = LazyConfigTrainer(cfg)

@@ -26,7 +26,7 @@ from co_detr.config_text import to_text
 from .class_names import categories_of_config
 from .pretrained import without_pretrained
 from .reading import MODEL_CARD, Checkpoint
-from .safe_config import RELATIVE
+from .safe_config import RELATIVE, UnsafeConfigError, read_model_config
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,9 @@ def describe(cfg: DictConfig, categories: Sequence[Mapping[str, Any]] | None = N
     config, no_config = "", ""
     try:
         config = model_text(cfg.model)
+        read_model_config(config, "this config")
+    except UnsafeConfigError as error:  # one's own modules: the text is of use to people at least
+        logger.info(f"Checkpoints will need --config-file to be used: the model {error.reason}")
     except (ValueError, OmegaConfBaseException) as error:
         no_config = str(error)
         logger.warning(

@@ -59,9 +59,14 @@ _MOST_TEXT = 2**20  # characters; those of the zoo have 5,000
 
 
 class UnsafeConfigError(ValueError):
-    """A config in a file asks for more than the modules of a detector."""
+    """A config in a file asks for more than the modules of a detector.
+
+    Attributes:
+        reason: what it asks for, and where.
+    """
 
     def __init__(self, path: str, reason: str):
+        self.reason = reason
         super().__init__(
             f"{path}: its model config {reason}. Nothing of it was built. If you know the model, "
             "give its config yourself: config_file=... or --config-file"

@@ -9,7 +9,6 @@ What it finds are detectron2's `Instances`, which supervision reads:
     detections = supervision.Detections.from_detectron2({"instances": instances})
 """
 
-import logging
 import math
 import os
 from collections import defaultdict
@@ -23,23 +22,19 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.structures import Instances
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from torch import nn
 
 from co_detr import model_zoo
 from co_detr.checkpoint.model_card import test_resize
 from co_detr.checkpoint.reading import Checkpoint
-from co_detr.data import ResizeShortestEdge, UnreadablePicture, read_picture
-from co_detr.data.pictures import pixels_of
+from co_detr.data import ResizeShortestEdge
 from co_detr.modeling.input_checks import RGB_ARRAY, check_array
 
 from .inputs import find_pictures
 from .loading import build_trained, device_there_is, find_config
+from .pictures import Picture, readable, to_array
 from .predictor import categories_for
 
-logger = logging.getLogger("co_detr.predict")
-
-Picture = str | os.PathLike | Image.Image | np.ndarray
 T = TypeVar("T")
 
 _WINDOW = 4  # batches of a folder that are read before pictures of like sizes are grouped
@@ -162,7 +157,7 @@ class Detector:
     def _predict_files(
         self, paths: Sequence[Path], threshold: float, batch_size: int
     ) -> Iterator[tuple[Path, Instances]]:
-        for window in _in_parts(_readable(paths), _WINDOW * self._at_least_one(batch_size)):
+        for window in _in_parts(readable(paths), _WINDOW * self._at_least_one(batch_size)):
             found = self.predict([image for _, image in window], threshold, batch_size)
             yield from zip((path for path, _ in window), found)
 
@@ -267,33 +262,6 @@ def build_detector(
         max_size=max_size,
         image_format=cfg.model.get("image_format", "RGB"),
     )
-
-
-def to_array(picture: Picture) -> np.ndarray:
-    """A picture as an array (H, W, 3) in RGB; an array stays what it is.
-
-    Raises:
-        UnreadablePicture: a file is no picture.
-        TypeError: it is none of what a detector takes.
-    """
-    if isinstance(picture, str | os.PathLike):
-        return read_picture(os.path.expanduser(picture))
-    if isinstance(picture, Image.Image):
-        return np.ascontiguousarray(pixels_of(picture))
-    if isinstance(picture, np.ndarray | torch.Tensor):
-        return picture  # looked at by `predict`
-    raise TypeError(
-        f"a {type(picture).__name__} is no picture: pass a path, a picture of Pillow, an array "
-        "(H, W, 3) in RGB, a list of these, or a folder"
-    )
-
-
-def _readable(paths: Iterable[Path]) -> Iterator[tuple[Path, np.ndarray]]:
-    for path in paths:
-        try:
-            yield path, read_picture(path)
-        except UnreadablePicture as error:
-            logger.warning(f"left out: {error}")
 
 
 def _in_parts(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -158,6 +158,16 @@ def test_functions_that_a_config_file_names_are_written(cfg):
     assert card.no_config == "" and "name: json.dumps" in card.config
 
 
+def test_own_modules_are_written_and_the_log_says_what_they_need(cfg, caplog):
+    cfg.model.extra = {"_target_": "birds.Head"}
+    with caplog.at_level(logging.INFO):
+        card = describe(cfg)
+    assert "_target_: birds.Head" in card.config and card.no_config == ""
+    assert "need --config-file to be used: the model names 'birds.Head' in model.extra" in (
+        caplog.text
+    )
+
+
 @pytest.mark.parametrize(
     "changes, match",
     [

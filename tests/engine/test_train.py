@@ -267,11 +267,18 @@ def test_averaged_weights_start_as_the_first_ones_and_follow_by_the_decay(tmp_pa
         assert torch.equal(load(tmp_path / name)["model"]["model.layers.0.weight"], average), name
 
 
-def test_all_checkpoints_carry_the_names_of_the_classes(tmp_path, monkeypatch):
-    monkeypatch.setattr("co_detr.engine.train.classes_of_config", lambda cfg: ("cat", "dog"))
+def test_all_checkpoints_carry_the_names_of_the_classes_and_the_card(tmp_path, monkeypatch):
+    classes = [{"id": 5, "name": "cat"}, {"id": 2, "name": "dog"}]
+    monkeypatch.setattr("co_detr.engine.train.categories_of_config", lambda cfg: classes)
     main(arguments(tmp_path, *EMA, "train.max_iter=1"))
     for name in ("model_final.pth", "model_final_ema.pth", "model_best.pth"):
-        assert load(tmp_path / name)["class_names"] == ["cat", "dog"], name
+        saved = load(tmp_path / name)
+        assert saved["class_names"] == ["cat", "dog"], name
+        card = saved["model_card"]
+        assert (card["categories"], card["co_detr"]) == (classes, co_detr.__version__)
+        # what another section said is written out
+        assert f"log: {tmp_path}/losses.txt" in card["config"]
+        assert "_target_: toy.Net" in card["config"]
 
 
 def test_averaged_weights_survive_an_interruption(tmp_path, whole):

@@ -10,36 +10,16 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from PIL import Image
+from trained import CATEGORIES, NAME, trained
 
 import co_detr
 from co_detr import load_detector, model_zoo
 from co_detr.checkpoint.matching import UnfittingCheckpointError
-from co_detr.checkpoint.model_card import describe
 from co_detr.data import UnreadablePicture
 from co_detr.engine.checkpoint import WholeFileCheckpointer
 from co_detr.inference.detector import Detector
 from co_detr.inference.loading import find_config
 from co_detr.inference.predictor import build_predictor, known_categories
-
-NAME = "co_deformable_detr/co_deformable_detr_digits"
-CATEGORIES = [{"id": 10 * i, "name": f"digit {i}"} for i in range(10)]
-
-
-def trained(folder, name=NAME, resize=None, card=True, **changes):
-    """A checkpoint of a digits model, with random weights, and with a card."""
-    cfg = model_zoo.get_config(name)
-    for key, value in changes.items():
-        cfg.model[key] = value
-    if resize is not None:
-        cfg.dataloader.test.mapper.augmentations = [
-            {"_target_": "co_detr.data.ResizeShortestEdge"}
-            | {"short_edge_length": resize[0], "max_size": resize[1]}
-        ]
-    torch.manual_seed(0)
-    model = instantiate(cfg.model)
-    model.model_card = describe(cfg, CATEGORIES) if card else None
-    WholeFileCheckpointer(model, str(folder)).save("model")
-    return folder / "model.pth"
 
 
 @pytest.fixture(scope="module")

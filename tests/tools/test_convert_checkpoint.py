@@ -10,8 +10,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from golden import build, co_deformable_detr_config, tensors
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from co_detr.checkpoint.model_card import card_of
 from co_detr.checkpoint.reading import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,19 @@ def test_converted_weights_are_the_models(convert, released, ours, target, capsy
     assert all(torch.equal(found[name], ours[name]) for name in ours)
     printed = capsys.readouterr().out
     assert "(dropped)" in printed and f"{len(ours)} tensors written" in printed
+
+
+@pytest.mark.parametrize("target", ["ours.safetensors", "ours.pth"])
+def test_what_is_written_knows_its_model_and_classes(convert, released, tmp_path, target):
+    (tmp_path / "old.txt").write_text("a\nb\nc\nd\ne\nf\ng")
+    (tmp_path / "new.txt").write_text("g\nh")
+    options = ["--change-classes", "--source-names", str(tmp_path / "old.txt")]
+    options += ["--target-names", str(tmp_path / "new.txt")]
+    path = convert(released, *options, target=target, change="model.num_classes = 2")
+    card = card_of(read_checkpoint(path))
+    assert card.categories == [{"id": 0, "name": "g"}, {"id": 1, "name": "h"}]
+    written = OmegaConf.create(card.config)
+    assert written.num_classes == written.decoder.num_classes == 2
 
 
 def test_moving_averages_beside_the_weights(convert, tmp_path, ours):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools.coco import COCO
+from trained import CATEGORIES, NAME, trained
 
-from co_detr import model_zoo
+from co_detr import load_detector, model_zoo
 from co_detr.checkpoint.matching import UnfittingCheckpointError
 from co_detr.inference.dataset_ids import DatasetIds
 from co_detr.inference.drawing import draw
@@ -203,6 +205,30 @@ def test_nothing_readable_is_a_failure(run, tmp_path):
 def test_weights_are_required(run, pictures):
     with pytest.raises(ValueError, match="train.init_checkpoint="):
         run(pictures, weights="train.device=cpu")
+
+
+def test_a_checkpoint_brings_its_config_and_its_classes(pictures, tmp_path):
+    path = trained(tmp_path, resize=(100, 200))
+    argv = ["--input", str(pictures), "--confidence-threshold", "0"]
+    for number, weights in enumerate((["--weights", str(path)], [f"train.init_checkpoint={path}"])):
+        out = tmp_path / str(number)
+        assert predict.main([*argv, "--output", str(out), *weights, "train.device=cpu"]) == 0
+        content = _predictions(out)
+        assert content["categories"] == CATEGORIES
+        by_picture = Counter(a["image_id"] for a in content["annotations"])
+        assert by_picture == {1: 40, 2: 40}
+        expected = load_detector(path, device="cpu")(pictures / "a.png", threshold=0)
+        found = [a["score"] for a in content["annotations"] if a["image_id"] == 1]
+        assert sorted(found) == pytest.approx(sorted(expected.scores.tolist()), abs=1e-5)
+
+
+def test_a_checkpoint_without_a_config_needs_one(pictures, tmp_path):
+    path = trained(tmp_path, card=False)
+    argv = ["--input", str(pictures), "--output", str(tmp_path / "out"), "--weights", str(path)]
+    with pytest.raises(ValueError, match=r"model\.pth carries none: add .*--config-file"):
+        predict.main(argv)
+    assert not (tmp_path / "out").exists()
+    assert predict.main([*argv, "--config-file", NAME, "train.device=cpu"]) == 0
 
 
 def test_files_folders_and_patterns_are_found_once(pictures, tmp_path):
