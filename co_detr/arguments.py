@@ -91,7 +91,8 @@ def config_path(name: str) -> str:
 
     Args:
         name: such as "~/birds.py", "co_dino/co_dino_digits" or "configs/co_dino/co_dino_digits.py";
-            the last one also where there is no folder `configs`.
+            the last one also where there is no folder `configs`. Or a short name, see
+            `model_zoo.find_config`.
 
     Raises:
         FileNotFoundError: it is neither; the message lists similar names.
@@ -103,8 +104,11 @@ def config_path(name: str) -> str:
 
     try:
         return model_zoo.get_config_file(name.removeprefix("configs/"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"--config-file {name} is no file, and {error}") from None
+    except FileNotFoundError:
+        try:
+            return model_zoo.get_config_file(model_zoo.find_config(name))
+        except ValueError as error:
+            raise FileNotFoundError(f"{name} is no file, and {error}") from None
 
 
 def load_config(config_file: str, overrides: Sequence[str] = ()) -> "tuple[DictConfig, list[str]]":

@@ -6,8 +6,12 @@ cfg = model_zoo.get_config("co_deformable_detr/co_deformable_detr_r50_12ep")
 
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from co_detr.model_facts import SHORT_NAMES
+
+if TYPE_CHECKING:  # a command line needs the names alone
+    from omegaconf import DictConfig
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -51,8 +55,48 @@ def get_config_file(name: str) -> str:
     raise FileNotFoundError(f"no config '{stem}' in {root}. {hint}")
 
 
-def get_config(name: str) -> DictConfig:
+def get_config(name: str) -> "DictConfig":
     """Load a config by name, e.g. "co_deformable_detr/co_deformable_detr_r50_12ep"."""
-    from detectron2.config import LazyConfig  # late: a command line needs the names alone
+    from detectron2.config import LazyConfig
 
     return LazyConfig.load(get_config_file(name))
+
+
+def get_sections(name: str) -> "tuple[DictConfig, ...]":
+    """The sections dataloader, lr_multiplier, model, optimizer and train of a config, for configs
+    outside of the repository that change them; those inside import them from their parent."""
+    from detectron2.config import LazyConfig
+
+    sections = ("dataloader", "lr_multiplier", "model", "optimizer", "train")
+    return LazyConfig.load(get_config_file(name), sections)
+
+
+def find_config(text: str) -> str:
+    """The name of the config that a short name means.
+
+    Args:
+        text: a name of `list_configs`, with or without its folder; one of `SHORT_NAMES`, as
+            "co_dino_r50"; or a part of one name alone, as "dino_r50_5scale_lsj_36".
+
+    Raises:
+        ValueError: it means none or several; the message lists what may be meant.
+    """
+    known = list_configs()
+    wanted = text.removesuffix(".py").removeprefix("configs/")
+    if wanted in SHORT_NAMES:
+        return SHORT_NAMES[wanted]
+    for matches in (
+        [name for name in known if wanted in (name, name.rpartition("/")[2])],
+        [name for name in known if wanted in name],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise ValueError(f"{text!r} means {len(matches)} models: {', '.join(matches)}")
+    stems = {name.rpartition("/")[2]: name for name in known} | SHORT_NAMES
+    close = difflib.get_close_matches(wanted.rpartition("/")[2], stems, n=5, cutoff=0.5)
+    raise ValueError(
+        f"there is no model {text!r}. "
+        + (f"Is one of these meant: {', '.join(close)}? " if close else "")
+        + "`co-detr zoo` lists all of them"
+    )

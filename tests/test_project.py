@@ -11,9 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
 from co_detr import model_zoo
+from co_detr.model_facts import MODELS
 
 try:
     import tomllib
@@ -68,6 +70,8 @@ def test_configs_of_a_checkout_are_those_of_the_repository():
 def test_every_config_loads(name):
     cfg = model_zoo.get_config(name)
     assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= set(cfg)
+    queries = OmegaConf.select(cfg, "model.query_sources.matching.num_queries")
+    assert queries == MODELS[name].queries
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
@@ -151,6 +155,21 @@ def test_installed_copy_trains_by_a_command(installed, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model_final.pth").exists()
+
+
+def test_installed_copy_has_the_command(installed, tmp_path):
+    (file,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "co-detr = co_detr.cli:main" in file.read_text()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "co_detr", "zoo", "digits"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "co_dino/co_dino_digits " in done.stdout
 
 
 def test_importing_the_package_warns_of_nothing():

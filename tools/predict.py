@@ -1,91 +1,15 @@
 #!/usr/bin/env python
-"""Detects objects in pictures, draws them, and writes them as COCO-style annotations.
+"""`co-detr predict` as a script, with weights and pictures as options.
 
     python tools/predict.py --weights output/birds/model_best.pth \\
         --input photo.jpg folder/ "shots/*.png" --output out/
-
-Checkpoints bring the config of their model along. One that was written before they did needs it:
---config-file configs/co_deformable_detr/<...>.py
-
-Into the output folder go one picture per picture and `predictions.json`, which pycocotools and
-labelling tools read: `images`, `categories` and `annotations`, each with a `score`. Pictures that
-cannot be read are counted and left out. An interrupted run leaves the files of what it has done.
-Neither a picture that is read nor, without --overwrite, the results of another run are written on.
-
-For the pictures of a dataset, with the ids that its annotation file gives them, a list of results
-as COCO and LVIS evaluate it, with all detections whatever their scores:
-
-    python tools/predict.py ... --input val2017/ --annotations instances_val2017.json \\
-        --results results.json
 """
 
-# Nothing heavy up here: `--help` is to answer at once.
 import argparse
-import logging
-import signal
 import sys
-from collections import Counter
-from pathlib import Path
-from typing import Any
 
-import co_detr  # noqa: F401  makes `detectron2` importable
-from co_detr.arguments import parse_arguments, user_path
-
-logger = logging.getLogger("co_detr.predict")
-
-UNREADABLE = "could not be read"
-NOT_LISTED = "not listed in the annotations"
-LISTED_TWICE = "of an id that another picture has"
-
-
-def predict(
-    detector: Any,
-    paths: list[Path],
-    writer: Any,
-    threshold: float,
-    ids: Any | None = None,
-    skipped: Counter[str] | None = None,
-) -> tuple[int, bool]:
-    """Predict on picture files.
-
-    Args:
-        detector: a `Detector`.
-        paths: of the pictures.
-        writer: the `ResultWriter` that gets the results.
-        threshold: least score of what is drawn.
-        ids: the `DatasetIds` of the pictures; None numbers them.
-        skipped: counts what is left out, by reason.
-
-    Returns:
-        How many pictures were read, and whether too many could not be, see `UnreadableCount`.
-    """
-    from tqdm import tqdm
-
-    from co_detr.data import UnreadablePicture, read_picture
-    from co_detr.data.unreadable import UnreadableCount
-    from co_detr.inference.drawing import draw
-
-    names = [category["name"] for category in writer.categories]
-    skipped = Counter() if skipped is None else skipped
-    count = UnreadableCount(total=len(paths))
-    used = set()
-    for path in tqdm(paths, unit="image"):
-        image_id = count.num_read + 1 if ids is None else ids.image_id(path)
-        if image_id is None or image_id in used:
-            skipped[NOT_LISTED if image_id is None else LISTED_TWICE] += 1
-            continue
-        try:
-            image = read_picture(path)
-        except UnreadablePicture as error:
-            count.add_unreadable(error)
-            skipped[UNREADABLE] += 1
-            continue
-        (instances,) = detector.predict([image])
-        drawn = draw(image, instances[instances.scores >= threshold], names)
-        writer.add(path, image_id, drawn, instances, threshold)
-        used.add(image_id)
-        count.add_read()
-    return count.num_read, count.exceeds_limit
+from co_detr.arguments import parse_arguments
+from co_detr.inference import command
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -95,92 +19,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", metavar="FILE", help="the checkpoint; same as train.init_checkpoint=FILE"
     )
-    parser.add_argument(
-        "--config-file",
-        help="a file, or a name of the model zoo; without it, the config in the checkpoint",
-    )
     parser.add_argument("--input", nargs="+", required=True, help="pictures, folders, patterns")
-    parser.add_argument("--recursive", action="store_true", help="look into folders of folders")
-    parser.add_argument(
-        "--output", type=user_path, default=Path("output/predictions"), help="a folder"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what an earlier run wrote there"
-    )
-    parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, help="least score, 0 to 1; %(default)s"
-    )
-    parser.add_argument(
-        "--results", type=user_path, metavar="FILE", help="write a COCO results list"
-    )
-    parser.add_argument(
-        "--annotations", type=user_path, metavar="FILE", help="gives ids of images and categories"
-    )
+    command.add_options(parser)
     args = parse_arguments(parser, argv)
-    if not 0 <= args.confidence_threshold <= 1:
-        parser.error(f"--confidence-threshold {args.confidence_threshold} is not between 0 and 1")
-    if args.results is not None and args.annotations is None:
-        parser.error("--results needs --annotations FILE: the dataset's ids are in there")
+    if fault := command.fault_of(args):
+        parser.error(fault)
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns its exit code.
-
-    That is 1 if no picture or too few could be read, and 128 plus the signal's number if it was
-    interrupted.
-    """
-    args = parse_args(argv)
-
-    from detectron2.utils.logger import setup_logger
-
-    from co_detr.inference.dataset_ids import DatasetIds
-    from co_detr.inference.detector import build_detector
-    from co_detr.inference.inputs import find_pictures
-    from co_detr.inference.loading import find_config
-    from co_detr.inference.predictor import known_categories
-    from co_detr.inference.writers import ResultWriter
-
-    setup_logger(name="co_detr")
-    paths, skipped = find_pictures(args.input, recursive=args.recursive, output=args.output)
-    cfg, checkpoint = find_config(args.weights, args.config_file, args.opts)
-    categories, named = known_categories(cfg, checkpoint)
-    ids = None
-    if args.annotations is not None:
-        ids = DatasetIds(args.annotations)
-        categories = ids.categories_of(categories, named)
-    detector = build_detector(cfg, checkpoint, categories, config_file=args.config_file)
-    inputs = [*paths, *([args.annotations] if ids else [])]
-    writer = ResultWriter(
-        args.output, inputs, categories, results=args.results, overwrite=args.overwrite
-    )
-
-    code = 0
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
-        read, too_many = predict(detector, paths, writer, args.confidence_threshold, ids, skipped)
-        if too_many or not read:
-            logger.error(f"{skipped[UNREADABLE]} of {len(paths)} pictures could not be read")
-            code = 1
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    except Terminated:
-        code = 128 + signal.SIGTERM
-    finally:
-        writer.finish()
-        signal.signal(signal.SIGTERM, before)
-    reasons = "".join(f"; {n} {reason}" for reason, n in skipped.items() if n)
-    interrupted = "interrupted: " if code > 128 else ""
-    logger.info(f"{interrupted}{writer.num_pictures} pictures in {args.output}{reasons}")
-    return code
-
-
-class Terminated(BaseException):
-    """The process was told to end; like `KeyboardInterrupt`, no `Exception`."""
-
-
-def _end(*_: Any) -> None:
-    raise Terminated
+    return command.run(parse_args(argv))
 
 
 if __name__ == "__main__":

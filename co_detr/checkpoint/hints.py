@@ -77,7 +77,7 @@ def conversion_command(
     if not (config and _converts(tensors, model)):
         candidates = _configs_like(tensors, Path(file).stem, classes)
         config, *others = candidates or [_PLACEHOLDER]
-    command = ["python", "tools/convert_checkpoint.py", file]
+    command = ["co-detr", "convert", file]
     command += [f"{Path(file).stem}_converted.safetensors", "--config-file", config]
     words = [word if word == _PLACEHOLDER else shlex.quote(word) for word in command]
     if others and classes not in _CLASSES_OF_RELEASES:

@@ -151,7 +151,7 @@ def _with_classes_moved(
             log.warning(
                 f"{checkpoint.path} is for {count} classes, the model for {wanted}, and they are "
                 "not known by name on both sides: all class layers start anew. "
-                "tools/convert_checkpoint.py takes names: --source-names, --target-names"
+                "co-detr convert takes names: --source-names, --target-names"
             )
         return tensors
     if list(map(same, source)) == list(map(same, class_names)):

@@ -12,6 +12,7 @@ from co_detr.data.dataset import load_dataset
 from co_detr.data.large_scale_jitter import large_scale_jitter
 from co_detr.data.loader import build_test_loader, build_train_loader
 from co_detr.data.mapper import DetectionMapper
+from co_detr.data.own import register_split
 from co_detr.data.pictures import UnreadablePicture, picture_size, read_picture
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "load_dataset",
     "picture_size",
     "read_picture",
+    "register_split",
 ]

@@ -50,6 +50,7 @@ from .hooks import (
     or_never,
 )
 from .interruption import StopOnSignal, UnlessAsked, UntilAsked
+from .loggers import build_loggers, names_of
 from .prefetch import prefetched
 from .printer import FileWriter, GroupedMetricPrinter
 from .speed import set_tf32
@@ -175,6 +176,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
         build.total_batch_size(cfg)
         fsdp.check(cfg)
         patience_of(cfg)
+        names_of(cfg)
     check_datasets(cfg, ("test",) if args.eval_only else ("train", "test"))
     return cfg
 
@@ -378,8 +380,9 @@ def build_hooks(
 
 
 def build_writers(cfg: DictConfig) -> list[HookBase]:
-    """The hook that writes progress to the console, metrics.json and TensorBoard; none on ranks
-    but the first. It belongs behind all others, to see what they log, and opens its files."""
+    """The hook that writes progress to the console, metrics.json, TensorBoard and what else
+    `train.loggers` names; none on ranks but the first. It belongs behind all others, to see what
+    they log, and opens its files."""
     if not comm.is_main_process():
         return []
     train = cfg.train
@@ -388,5 +391,6 @@ def build_writers(cfg: DictConfig) -> list[HookBase]:
         GroupedMetricPrinter(train.max_iter),
         FileWriter(JSONWriter(metrics), metrics),
         TensorboardXWriter(train.output_dir),
+        *build_loggers(cfg),
     ]
     return [hooks.PeriodicWriter(writers, period=or_never(train.log_period))]

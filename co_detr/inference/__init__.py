@@ -1,1 +1,1 @@
-"""From picture files to detections, drawn and written down; `tools/predict.py` is the command."""
+"""From picture files to detections, drawn and written down; `co-detr predict` is the command."""

@@ -14,7 +14,7 @@ MIN_TEXT_SCALE = 0.3
 
 
 def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarray:
-    """The picture (H, W, 3) uint8 RGB with boxes, labels, scores and, where there are any, masks
+    """The picture (H, W, 3) uint8 RGB with boxes, labels and, where there are any, scores, masks
     and numbers of tracks; small pictures enlarged.
 
     A label touches the upper left corner of its box, whatever it covers; those of high scores cover
@@ -29,14 +29,17 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     factor = max(1, min(wanted, MAX_DRAWN_SIDE // max(height, width)))
     height, width = height * factor, width * factor
     canvas = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
-    instances = instances[instances.scores.argsort()]
+    scores = instances.scores if instances.has("scores") else None
+    if scores is not None:
+        instances = instances[scores.argsort()]
+        scores = instances.scores.numpy()
     masks = None
     if instances.has("pred_masks"):
         masks = instances.pred_masks.numpy().repeat(factor, axis=1).repeat(factor, axis=2)
     detections = supervision.Detections(
         xyxy=instances.pred_boxes.tensor.numpy() * factor,
         mask=masks,
-        confidence=instances.scores.numpy(),
+        confidence=scores,
         class_id=instances.pred_classes.numpy(),
     )
     thickness = supervision.calculate_optimal_line_thickness((width, height))
@@ -54,8 +57,8 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     scene = boxes.annotate(scene, detections)
     # One by one: of several, `smart_position` spreads the labels out, away from their boxes. Of one
     # it keeps the label in the picture.
-    for index, (label, score) in enumerate(zip(detections.class_id, detections.confidence)):
-        text = f"{names[label]} {score:.2f}"
+    for index, label in enumerate(detections.class_id):
+        text = names[label] if scores is None else f"{names[label]} {scores[index]:.2f}"
         if numbers is not None and numbers[index] >= 0:
             text = f"#{numbers[index]} {text}"
         scene = texts.annotate(scene, detections[index : index + 1], labels=[text])

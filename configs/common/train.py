@@ -23,6 +23,7 @@ train = dict(
     accumulate=1,  # parts that a batch is cut into, so that it needs the memory of one
     reference_batch_size=None,  # 16: the learning rate is meant for 16 images, and scaled to more
     freeze=[],  # parts that are not trained, by name: ["backbone", "encoder"]
+    loggers=["tensorboard"],  # also "wandb", "mlflow", where installed
     # periods count iterations; 0 means never
     log_period=50,
     eval_period=5000,

@@ -1,0 +1,76 @@
+"""COCO's JSON, in the folders that people and tools put it in."""
+
+import os
+from pathlib import Path
+
+from .pictures import find_picture
+from .split import Split, split_name
+
+LOOKED_AT = 20  # pictures by which their folder is found
+
+
+def is_coco(content: object) -> bool:
+    return isinstance(content, dict) and {"images", "categories"} <= set(content)
+
+
+def read_file(file: Path, content: dict, top: Path) -> Split:
+    """The split of a file, and where its pictures are.
+
+    Args:
+        file: below `top`; tells the split by its name or folder.
+        content: of the file.
+        top: the folder of the data set.
+    """
+    names = [
+        image["file_name"]
+        for image in content["images"] or ()
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str)
+    ]
+    root = image_root(file, names, top)
+    split = Split(split_name(file, top), file, root, content, is_coco=True)
+    drop_umbrella_category(split)
+    if any(not (root / name).is_file() for name in names[:LOOKED_AT]):
+        find_pictures(split, top)
+    return split
+
+
+def image_root(file: Path, names: list[str], top: Path) -> Path:
+    """The folder that most of the first pictures lie in by their names; that of the file if none
+    does."""
+    folder, stem = file.parent, file.stem.removeprefix("instances_")
+    around = (folder, folder.parent) if folder.parent.is_relative_to(top) else (folder,)
+    kinds = ("", "images", stem, f"images/{stem}", split_name(file, top))
+    candidates = list(dict.fromkeys(base / kind for base in around for kind in kinds))
+    counts = [sum((c / name).is_file() for name in names[:LOOKED_AT]) for c in candidates]
+    return candidates[counts.index(max(counts))]
+
+
+def drop_umbrella_category(split: Split) -> None:
+    """Leave the category out that Roboflow adds as the parent of all others, without objects."""
+    categories = split.content["categories"]
+    used = {a.get("category_id") for a in split.content.get("annotations") or ()}
+    parents = {c.get("supercategory") for c in categories}
+    umbrella = [c for c in categories if c.get("name") in parents and c.get("id") not in used]
+    if len(umbrella) == 1 and len(categories) > 1 and parents <= {umbrella[0]["name"], "none"}:
+        rest = [c for c in categories if c is not umbrella[0]]
+        split.content = {**split.content, "categories": rest}
+        split.is_coco = False
+        split.notes.append(f"left out the category {umbrella[0]['name']!r}, parent of all others")
+
+
+def find_pictures(split: Split, top: Path) -> None:
+    """Correct the names of pictures that lie elsewhere below `top`, as after an export from a
+    machine with other folders."""
+    images, moved = [], 0
+    for image in split.content["images"]:
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if isinstance(name, str) and not (split.image_root / name).is_file():
+            path = find_picture(name, split.image_root, top=top)
+            if path.is_file():
+                image = {**image, "file_name": os.path.relpath(path, split.image_root)}
+                moved += 1
+        images.append(image)
+    if moved:
+        split.content = {**split.content, "images": images}
+        split.is_coco = False
+        split.notes.append(f"{moved} pictures were found in other folders than the file says")

@@ -1,0 +1,143 @@
+"""Which format a data set has, by what lies in its folder."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import yaml
+
+from . import coco, cvat, label_studio, voc, yolo
+from .split import Split
+
+DEPTH = 3  # folders below the data set's that are looked into for annotation files
+
+KNOWN = (
+    "COCO (a .json with images and categories), YOLO (data.yaml, or classes.txt beside images and "
+    "labels), Pascal VOC (.xml for each picture), CVAT for images (annotations.xml), Label Studio "
+    "(its .json)"
+)
+
+
+def read_data(path: str | os.PathLike) -> tuple[str, list[Split]]:
+    """The format of a data set, in words, and its splits.
+
+    Args:
+        path: the folder, or its annotation file.
+
+    Returns:
+        each split once; categories of all of them are the same, unless they are COCO files.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it has no format that is known, or contradicts it; says what to do.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        folder, files = path.parent, [path]
+    elif path.is_dir():
+        folder, files = path, list(files_in(path, DEPTH))
+    else:
+        raise FileNotFoundError(f"there is no {path}: give the folder of the data set")
+    for read in READERS:
+        kind, splits = read(folder, files)
+        if splits:
+            return kind, once_each(splits)
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+    raise ValueError(
+        f"{path} holds no data set of a known format ({found}{', ...' if found else ''}). Known "
+        f"are: {KNOWN}"
+    )
+
+
+def files_in(folder: Path, depth: int) -> Iterator[Path]:
+    """The files of a folder and of those in it, by name, nearer ones first."""
+    entries = sorted(folder.iterdir())
+    yield from (entry for entry in entries if entry.is_file())
+    for entry in entries if depth else ():
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from files_in(entry, depth - 1)
+
+
+def once_each(splits: list[Split]) -> list[Split]:
+    """The splits in the order train, val, test, without those beside that name none.
+
+    Raises:
+        ValueError: there are two of a name.
+    """
+    named = [split for split in splits if split.name != "all"]
+    for split in splits:
+        if named and split.name == "all":
+            named[0].notes.append(
+                f"left out {split.source}, which says neither train, val nor test"
+            )
+    splits = named or splits
+    names = [split.name for split in splits]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        sources = " and ".join(str(split.source) for split in splits if split.name == twice)
+        what = "no split" if twice == "all" else f"the split {twice!r}"
+        raise ValueError(
+            f"there are several files for {what}: {sources}. Give the one that is meant, or let "
+            "their names or folders say train, val and test"
+        )
+    order = ("train", "val", "test", "all")
+    return sorted(splits, key=lambda split: order.index(split.name))
+
+
+def _read_yolo(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
+    for file in files:
+        if file.suffix in (".yaml", ".yml"):
+            try:
+                content = yaml.safe_load(file.read_text())
+            except (yaml.YAMLError, UnicodeDecodeError):
+                continue
+            if isinstance(content, dict) and {"names", "nc"} & set(content):
+                return "YOLO", yolo.read_yaml(file)
+    return "", []
+
+
+def _read_json(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
+    found = {}
+    for file in files:
+        if file.suffix != ".json":
+            continue
+        try:
+            content = json.loads(file.read_bytes())
+        except ValueError as error:  # no text, or no JSON
+            if len(files) == 1:
+                raise ValueError(f"{file} is no JSON file ({error}): export it again") from error
+            continue
+        if coco.is_coco(content):
+            found[file] = content
+        elif label_studio.is_export(content):
+            return "Label Studio JSON", label_studio.read_file(file, content)
+    # COCO's own folder has key points and captions beside its objects
+    objects = {file for file in found if file.name.startswith("instances_")}
+    folders = {file.parent for file in objects}
+    chosen = [file for file in found if file in objects or file.parent not in folders]
+    return "COCO", [coco.read_file(file, found[file], folder) for file in chosen]
+
+
+def _read_xml(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
+    of_pictures = []
+    for file in files:
+        if file.suffix != ".xml":
+            continue
+        try:
+            root = ElementTree.parse(file).getroot()
+        except ElementTree.ParseError as error:
+            raise ValueError(f"{file} is no XML file ({error}): export it again") from error
+        if root.tag == "annotations":
+            return "CVAT for images", cvat.read_file(file, root)
+        if root.tag == "annotation":
+            of_pictures.append(file)
+    return "Pascal VOC", voc.read_folder(folder, of_pictures) if of_pictures else []
+
+
+def _read_yolo_folder(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
+    file = next((file for file in files if file.name in yolo.NAME_FILES), None)
+    return "YOLO", [] if file is None else yolo.read_folder(folder, file)
+
+
+READERS = (_read_yolo, _read_json, _read_xml, _read_yolo_folder)

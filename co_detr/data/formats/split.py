@@ -1,0 +1,122 @@
+"""What every reader of a format returns: splits in COCO's terms."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from co_detr.data.pictures import UnreadablePicture, picture_size
+
+DIGITS = 3  # of a pixel that are written; label files have no more that mean something
+
+SPLITS = {
+    "train": ("train", "training", "obj_train_data"),
+    "val": ("val", "valid", "validation", "dev", "obj_valid_data", "obj_validation_data"),
+    "test": ("test", "testing", "obj_test_data"),
+}
+"""Names of folders and files that mean a split."""
+
+
+@dataclass
+class Split:
+    """A part of a data set.
+
+    Args:
+        name: "train", "val", "test"; "all" where the data do not say.
+        source: the annotation file, or the folder of them.
+        image_root: what the file names of pictures are relative to.
+        content: images, annotations and categories, as in a COCO file.
+        is_coco: whether `source` is a file with this content.
+        unreadable: pictures whose size is needed and that cannot be opened; not in `content`.
+        notes: what was left out or taken to mean something, a sentence each.
+    """
+
+    name: str
+    source: Path
+    image_root: Path
+    content: dict
+    is_coco: bool = False
+    unreadable: list[UnreadablePicture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the ids."""
+        return [c["name"] for c in sorted(self.content["categories"], key=lambda c: c["id"])]
+
+
+@dataclass
+class Labelled:
+    """A picture and what is on it.
+
+    Args:
+        path: of the picture.
+        objects: class name, box x, y, width, height, and None or the polygons of the mask, flat
+            lists x, y, x, y, ...; all in pixels of the upright picture.
+    """
+
+    path: Path
+    objects: list[tuple[str, Sequence[float], list[list[float]] | None]]
+
+
+def build_split(
+    name: str,
+    source: Path,
+    pictures: Iterable[Labelled],
+    class_names: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Split:
+    """A split from pictures that can be opened; category ids count from 1 in the order of names."""
+    pictures = sorted(pictures, key=lambda picture: picture.path)
+    paths = [os.path.abspath(picture.path) for picture in pictures]
+    root = Path(os.path.commonpath([os.path.dirname(p) for p in paths]) if paths else source)
+    ids = {name: number for number, name in enumerate(class_names, start=1)}
+    images, annotations, unreadable = [], [], []
+    for picture in pictures:
+        try:
+            height, width = picture_size(picture.path)
+        except UnreadablePicture as error:
+            unreadable.append(error)
+            continue
+        file_name = os.path.relpath(os.path.abspath(picture.path), root)
+        image = {"id": len(images) + 1, "file_name": Path(file_name).as_posix()}
+        images.append({**image, "height": height, "width": width})
+        for class_name, box, polygons in picture.objects:
+            box = [round(float(value), DIGITS) for value in box]
+            annotation = {"id": len(annotations) + 1, "image_id": image["id"], "iscrowd": 0}
+            annotation |= {"category_id": ids[class_name], "bbox": box, "area": box[2] * box[3]}
+            if polygons:
+                del annotation["area"]  # of the mask; it is computed when the file is read
+                annotation["segmentation"] = [[round(v, DIGITS) for v in p] for p in polygons]
+            annotations.append(annotation)
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return Split(name, source, root, content, unreadable=unreadable, notes=list(notes))
+
+
+def split_name(path: Path, top: Path) -> str:
+    """The split that a path below `top` belongs to, by its innermost telling part; "all" if none
+    tells."""
+    parts = path.relative_to(top).parts if path.is_relative_to(top) else path.parts
+    for part in reversed(parts):
+        words = re.split(r"[^a-z]+", Path(part).stem.lower()) + [Path(part).stem.lower()]
+        for name, meanings in SPLITS.items():
+            if any(word in meanings for word in words):
+                return name
+    return "all"
+
+
+def box_of_points(points: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """The box x, y, width, height round points (x, y)."""
+    xs, ys = zip(*points)
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names without repetition, "9" before "10"."""
+
+    def parts(name: str) -> list[int | str]:
+        return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+
+    return sorted(set(names), key=parts)

@@ -1,0 +1,161 @@
+"""YOLO labels: a text file per picture, a line per object, in shares of width and height.
+
+A line is "class x y width height", the centre of the box first, perhaps with a score or a track
+behind; or "class x1 y1 x2 y2 ...", a polygon, by which oriented boxes are written, too; or a box
+and keypoints, where `kpt_shape` of data.yaml says how many.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from co_detr.data.pictures import UnreadablePicture, picture_size
+
+from .pictures import find_picture, pictures_in
+from .split import Labelled, Split, box_of_points, build_split, split_name
+
+KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
+
+
+def read_yaml(file: Path) -> list[Split]:
+    """The splits of a `data.yaml` as Ultralytics, Roboflow and CVAT write it.
+
+    Raises:
+        ValueError: the file lacks names or pictures, or a label is none; names the place.
+    """
+    settings = load_settings(file)
+    names = class_names(settings, file)
+    keypoints = settings.get("kpt_shape")
+    values = keypoints[0] * keypoints[1] if isinstance(keypoints, list) else 0
+    splits = []
+    for name, keys in KEYS.items():
+        entries = next((settings[key] for key in keys if settings.get(key)), None)
+        if entries is None:
+            continue
+        entries = [entries] if isinstance(entries, str) else entries
+        found = [path for entry in entries for path in pictures_of(str(entry), settings, file)]
+        labelled = [read_labels(path, names, values) for path in dict.fromkeys(found)]
+        splits.append(build_split(name, file, labelled, names))
+    if not splits:
+        raise ValueError(f"{file} names no pictures: add `train: images/train`, a folder")
+    return splits
+
+
+def read_folder(folder: Path, names_file: Path) -> list[Split]:
+    """The splits of a folder without data.yaml, with the names of classes in a text file: Label
+    Studio's export, and CVAT's "YOLO 1.1"."""
+    names = [line.strip() for line in names_file.read_text().splitlines() if line.strip()]
+    groups: dict[str, list[Labelled]] = {}
+    for path in pictures_in(folder):
+        groups.setdefault(split_name(path.parent, folder), []).append(read_labels(path, names))
+    if not groups:
+        raise ValueError(f"{folder} has {names_file.name} for YOLO labels, but no pictures")
+    return [build_split(name, folder, labelled, names) for name, labelled in groups.items()]
+
+
+def load_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML file: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} is no data set: it needs `train`, `val` and `names`")
+    return settings
+
+
+def class_names(settings: dict[str, Any], file: Path) -> list[str]:
+    """The names of the classes 0, 1, ...; numbered where there is only `nc`."""
+    names = settings.get("names")
+    if isinstance(names, dict):
+        try:
+            numbered = {int(key): str(name) for key, name in names.items()}
+        except (TypeError, ValueError):
+            raise ValueError(f"{file}: the keys of `names` must be 0, 1, 2, ...") from None
+        return [numbered.get(i, f"class {i}") for i in range(max(numbered, default=-1) + 1)]
+    if isinstance(names, list) and names:
+        return list(map(str, names))
+    if isinstance(settings.get("nc"), int):
+        return [f"class {i}" for i in range(settings["nc"])]
+    raise ValueError(f"{file} has no `names` of classes: add them, in order")
+
+
+def pictures_of(entry: str, settings: dict[str, Any], file: Path) -> list[Path]:
+    """The pictures of a folder, or of a text file that lists them, which data.yaml names.
+
+    Raises:
+        FileNotFoundError: neither is where it can be meant; lists the places.
+    """
+    base = file.parent
+    # Roboflow's "../train/images" is meant without the dots
+    plain = entry.removeprefix("../")
+    places = [base / str(settings.get("path") or "") / entry, base / entry, base / plain]
+    for place in places:
+        if place.is_dir():
+            return pictures_in(place)
+        if place.is_file():
+            lines = place.read_text().split("\n")
+            roots = (place.parent, base, base / str(settings.get("path") or ""))
+            names = (line.strip() for line in lines)
+            return [find_picture(name, *roots, top=base) for name in names if name]
+    raise FileNotFoundError(
+        f"{file} names {entry}, but there is no "
+        f"{' and no '.join(map(str, dict.fromkeys(places)))}: correct `path` in it"
+    )
+
+
+def label_file(picture: Path) -> Path:
+    """Where the labels of a picture are: in `labels` for the last folder `images`, or beside."""
+    parts = list(picture.with_suffix(".txt").parts)
+    if "images" in parts:
+        last = len(parts) - 1 - parts[::-1].index("images")
+        parts[last] = "labels"
+        if (path := Path(*parts)).is_file():
+            return path
+    return picture.with_suffix(".txt")
+
+
+def read_labels(picture: Path, names: list[str], keypoint_values: int = 0) -> Labelled:
+    """A picture with the objects of its label file; with none where there is no file."""
+    file = label_file(picture)
+    if not file.is_file():
+        return Labelled(picture, [])
+    try:
+        height, width = picture_size(picture)
+    except UnreadablePicture:
+        return Labelled(picture, [])  # reported where all pictures are opened
+    return Labelled(picture, list(objects_in(file, names, height, width, keypoint_values)))
+
+
+def objects_in(
+    file: Path, names: list[str], height: int, width: int, keypoint_values: int
+) -> Iterator[tuple[str, tuple[float, ...], list[list[float]] | None]]:
+    """Class name, box and polygons of each line; see `Labelled`."""
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{file}, line {number}: {line.strip()[:60]!r}"
+        try:
+            label, *values = map(float, words)
+        except ValueError:
+            raise ValueError(f"{where} is no label: it must be numbers alone") from None
+        if label not in range(len(names)):
+            raise ValueError(
+                f"{where} is of class {words[0]}, but there are {len(names)}, from 0: correct it, "
+                "or the names"
+            )
+        name = names[int(label)]
+        if len(values) in (4, 5, 4 + keypoint_values):
+            x, y, w, h = values[:4]
+            yield name, ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height), None
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2])]
+            yield name, box_of_points(points), [[v for point in points for v in point]]
+        else:
+            raise ValueError(
+                f"{where} has {len(values)} numbers behind the class: a box has 4, a polygon an "
+                "even number from 6 on"
+            )
