@@ -1,6 +1,8 @@
-"""Detect objects in pictures, draw them, and write them as COCO-style annotations.
+"""Detect objects in pictures and videos, draw them, and write them as COCO-style annotations.
 
     co-detr predict output/birds/model_best.pth photo.jpg folder/ "shots/*.png" --output out/
+    co-detr predict output/birds/model_best.pth flight.mp4 camera:0 --track
+    co-detr predict output/birds/model_best.pth aerial.tif --tiles 800 --format yolo labelstudio
 
 Checkpoints bring the config of their model along. One that was written before they did needs it:
 --config-file co_dino_r50
@@ -17,6 +19,9 @@ as COCO and LVIS evaluate it, with all detections whatever their scores:
 
 The exit code is 1 if no picture or too few could be read, and 128 plus the signal's number if it
 was interrupted.
+
+Of a video (a file, or a camera by number, "camera:0") come a video with boxes, and a line of JSON
+per frame. They keep its sound, and hold what was done when it is interrupted.
 """
 
 # Nothing heavy up here: `--help` is to answer at once.
@@ -28,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from co_detr.arguments import user_path
+from co_detr.inference import ways
+from co_detr.inference.names import TOP_LEVEL, TRACKERS
 
 logger = logging.getLogger("co_detr.predict")
 
@@ -88,7 +95,9 @@ def predict(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="WEIGHTS", help="a checkpoint")
-    parser.add_argument("input", nargs="+", metavar="PICTURE", help="pictures, folders, patterns")
+    parser.add_argument(
+        "input", nargs="+", metavar="PICTURE", help="pictures, folders, patterns, videos, cameras"
+    )
     add_options(parser)
 
 
@@ -118,6 +127,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--annotations", type=user_path, metavar="FILE", help="gives ids of images and categories"
     )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=[],
+        choices=["coco", *TOP_LEVEL],
+        metavar="FORMAT",
+        help=f"further files for labelling tools: {', '.join(TOP_LEVEL)}; coco is always there",
+    )
+    parser.add_argument(
+        "--track",
+        nargs="?",
+        const=next(iter(TRACKERS)),
+        choices=list(TRACKERS),
+        metavar="TRACKER",
+        help=f"number the objects of a video: {', '.join(TRACKERS)}; by default the first",
+    )
+    ways.add_options(parser)
 
 
 def score(text: str) -> float:
@@ -151,13 +177,23 @@ def run(args: argparse.Namespace) -> int:
 
     from co_detr.inference.dataset_ids import DatasetIds
     from co_detr.inference.detector import build_detector
+    from co_detr.inference.formats import check_names
     from co_detr.inference.inputs import find_pictures
     from co_detr.inference.loading import find_config
     from co_detr.inference.predictor import known_categories
+    from co_detr.inference.tracking import Tracker
+    from co_detr.inference.video import is_video
+    from co_detr.inference.video_predictor import predict_video, video_targets
     from co_detr.inference.writers import ResultWriter
 
     setup_logger(name="co_detr")
-    paths, skipped = find_pictures(args.input, recursive=args.recursive, output=args.output)
+    videos = [name for name in args.input if is_video(name)]
+    names = [name for name in args.input if name not in videos]
+    paths, skipped = [], Counter()
+    if names:
+        paths, skipped = find_pictures(names, recursive=args.recursive, output=args.output)
+    if "yolo" in args.format:
+        check_names(paths)
     cfg, checkpoint = find_config(args.weights, args.config_file, args.opts)
     categories, named = known_categories(cfg, checkpoint)
     ids = None
@@ -165,28 +201,49 @@ def run(args: argparse.Namespace) -> int:
         ids = DatasetIds(args.annotations)
         categories = ids.categories_of(categories, named)
     detector = build_detector(cfg, checkpoint, categories, config_file=args.config_file)
+    detector = ways.apply(detector, args)
+    targets = video_targets(videos, args.output, overwrite=args.overwrite)
     inputs = [*paths, *([args.annotations] if ids else [])]
-    writer = ResultWriter(
-        args.output, inputs, categories, results=args.results, overwrite=args.overwrite
-    )
+    writer = None
+    if paths:
+        writer = ResultWriter(
+            args.output,
+            inputs,
+            categories,
+            results=args.results,
+            formats=[name for name in args.format if name != "coco"],
+            overwrite=args.overwrite,
+        )
 
     code = 0
     before = signal.signal(signal.SIGTERM, _end)
     try:
-        read, too_many = predict(detector, paths, writer, args.confidence_threshold, ids, skipped)
-        if too_many or not read:
-            logger.error(f"{skipped[UNREADABLE]} of {len(paths)} pictures could not be read")
-            code = 1
+        if writer is not None:
+            threshold = args.confidence_threshold
+            read, too_many = predict(detector, paths, writer, threshold, ids, skipped)
+            if too_many or not read:
+                logger.error(f"{skipped[UNREADABLE]} of {len(paths)} pictures could not be read")
+                code = 1
+        for name, target in targets.items():
+            track = Tracker(args.track, args.confidence_threshold) if args.track else None
+            frames = predict_video(
+                detector, name, target, threshold=args.confidence_threshold, track=track
+            )
+            logger.info(f"{frames} frames in {target}")
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except Terminated:
         code = 128 + signal.SIGTERM
     finally:
-        writer.finish()
         signal.signal(signal.SIGTERM, before)
+        if writer is not None:
+            writer.finish()
     reasons = "".join(f"; {n} {reason}" for reason, n in skipped.items() if n)
     interrupted = "interrupted: " if code > 128 else ""
-    logger.info(f"{interrupted}{writer.num_pictures} pictures in {args.output}{reasons}")
+    if writer is not None:
+        logger.info(f"{interrupted}{writer.num_pictures} pictures in {args.output}{reasons}")
+    elif interrupted:
+        logger.info(f"interrupted: {args.output} has what was done")
     return code
 
 

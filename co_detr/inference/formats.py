@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -19,11 +19,6 @@ Files = dict[str, str]
 """Relative path and content."""
 
 CSV_COLUMNS = ("file_name", "class", "score", "x1", "y1", "x2", "y2")
-
-
-def to_coco(coco: dict) -> Files:
-    """One file as COCO's annotation files are, with scores."""
-    return {"predictions.json": json.dumps(coco, indent=1)}
 
 
 def to_csv(coco: dict) -> Files:
@@ -54,17 +49,12 @@ def to_yolo(coco: dict) -> Files:
     from supervision import Detections
     from supervision.dataset.formats.yolo import detections_to_yolo_annotations
 
+    check_names(Path(image["file_name"]) for image in coco["images"])
     index = {category["id"]: label for label, category in enumerate(coco["categories"])}
     found = _by_picture(coco)
     files: Files = {}
     for image in coco["images"]:
         path = f"labels/{Path(image['file_name']).stem}.txt"
-        if path in files:
-            raise ValueError(
-                f"two pictures would have their labels in {path}, one of them "
-                f"{image['file_name']}: YOLO tells pictures apart by name, so predict on each "
-                "folder by itself"
-            )
         annotations = found[image["id"]]
         lines = []
         if annotations:
@@ -80,6 +70,18 @@ def to_yolo(coco: dict) -> Files:
     names = [category["name"] for category in coco["categories"]]
     files["data.yaml"] = yaml.safe_dump({"nc": len(names), "names": names}, allow_unicode=True)
     return files
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Raise ValueError where two pictures would have their labels in one file of YOLO's."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other != path:
+            raise ValueError(
+                f"labels/{path.stem}.txt would be that of {other} and of {path}: YOLO tells "
+                "pictures apart by name, so predict on each folder by itself"
+            )
 
 
 def _masks(annotations: list[dict]) -> np.ndarray:
@@ -145,8 +147,8 @@ def _by_picture(coco: dict) -> dict[object, list[dict]]:
 
 
 FORMATS: dict[str, Callable[[dict], Files]] = {
-    "coco": to_coco,
     "yolo": to_yolo,
     "labelstudio": to_labelstudio,
     "csv": to_csv,
 }
+"""Beside COCO's own, which `ResultWriter` writes."""

@@ -72,6 +72,14 @@ def detect_in_tiles(
     return instances
 
 
+def check_tiles(tile: int, overlap: int) -> None:
+    """Raise ValueError where tiles do not overlap, or do nothing else."""
+    if not 0 <= overlap < tile:
+        raise ValueError(
+            f"an overlap of {overlap} pixels does not go with tiles of {tile}: it has to be less"
+        )
+
+
 class TiledDetector(Detector):
     """A loaded detector that looks at pictures in tiles, see `detect_in_tiles`.
 
@@ -83,6 +91,7 @@ class TiledDetector(Detector):
     def __init__(
         self, detector: Detector, *, tile: int = 640, overlap: int = 128, iou_threshold: float = 0.5
     ) -> None:
+        check_tiles(tile, overlap)
         super().__init__(
             detector.model,
             detector.categories,

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-TRACKERS = {"bytetrack": "ByteTrackTracker", "sort": "SORTTracker", "ocsort": "OCSORTTracker"}
+from .names import TRACKERS
+
 NOT_TRACKED = -1
 _THRESHOLDS = ("track_activation_threshold", "high_conf_det_threshold")
 

@@ -1,7 +1,9 @@
 """Detections in a video: drawn on its frames, and as lines of JSON."""
 
 import json
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,32 @@ from .tracking import NOT_TRACKED
 from .video import process_video
 
 JSON_LINES = ".jsonl"
+
+
+def video_targets(
+    sources: Sequence[str], folder: Path, *, overwrite: bool = False
+) -> dict[str, Path]:
+    """Where the videos of some sources are written: under their own names, as .mp4.
+
+    Raises:
+        FileExistsError: one is there, or is a source, or two sources have one name.
+    """
+    targets: dict[str, Path] = {}
+    read = {os.path.realpath(source) for source in sources}
+    for source in sources:
+        name = re.sub(r"\W", "_", source) if not os.path.isfile(source) else Path(source).stem
+        target = folder / f"{name}.mp4"
+        if os.path.realpath(target) in read:
+            raise FileExistsError(f"{target} is read by this run: name another --output folder")
+        if target in targets.values():
+            raise FileExistsError(f"two videos would be written to {target}: one after the other")
+        for path in (target, target.with_suffix(JSON_LINES)):
+            if path.exists() and not overwrite:
+                raise FileExistsError(
+                    f"{path} is there already: name another --output, or add --overwrite"
+                )
+        targets[source] = target
+    return targets
 
 
 def predict_video(

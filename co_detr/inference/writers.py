@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from co_detr.engine.files import whole_file
+
+from .formats import FORMATS
+from .names import TOP_LEVEL
 
 PREDICTIONS = "predictions.json"
 DRAWN_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
@@ -26,6 +29,7 @@ class ResultWriter:
         inputs: files that are read and must stay as they are, whatever links lead to them.
         categories: id and name of the classes.
         results: where to write a results list; None for none.
+        formats: of `formats.FORMATS`, to be written beside `predictions.json`.
         overwrite: whether files of an earlier run may be replaced.
 
     Raises:
@@ -41,19 +45,22 @@ class ResultWriter:
         categories: list[dict],
         *,
         results: Path | None = None,
+        formats: Sequence[str] = (),
         overwrite: bool = False,
     ) -> None:
         self.folder, self.results, self.overwrite = folder, results, overwrite
         self.categories = categories
+        self.formats = formats
         self._inputs = {_identity(path) for path in inputs} - {None}
         self._taken: set[Path] = set()
         self._done: list[tuple[dict, list[dict], list[dict]]] = []
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"--output {folder} is a file: name a folder")
-        for path in filter(None, (folder / PREDICTIONS, results)):
+        others = [folder / name for kind in formats for name in TOP_LEVEL[kind]]
+        for path in filter(None, (folder / PREDICTIONS, results, *others)):
             if self._is_input(path):
                 raise FileExistsError(f"{path} is read by this run: name another file to write to")
-            if path.is_dir():
+            if path.is_dir() and path not in others:
                 raise IsADirectoryError(f"{path} is a folder: name a file")
             if path.exists() and not overwrite:
                 raise FileExistsError(
@@ -105,13 +112,23 @@ class ResultWriter:
         """Write what was noted so far, each file whole or not at all."""
         annotations = [annotation for _, shown, _ in self._done for annotation in shown]
         numbered = [{"id": number, **a} for number, a in enumerate(annotations, start=1)]
-        content = {"images": [image for image, _, _ in self._done], "categories": self.categories}
+        content = {
+            "images": [image for image, _, _ in self._done],
+            "categories": self.categories,
+            "annotations": numbered,
+        }
         with whole_file(str(self.folder / PREDICTIONS)) as file:
-            json.dump(content | {"annotations": numbered}, file, indent=1)
+            json.dump(content, file, indent=1)
         if self.results is not None:
             self.results.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(str(self.results)) as file:
                 json.dump([to_result(a) for _, _, found in self._done for a in found], file)
+        for name in self.formats:
+            for relative, text in FORMATS[name](content).items():
+                path = self.folder / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(str(path)) as file:
+                    file.write(text)
 
     def _is_input(self, path: Path) -> bool:
         return _identity(path) in self._inputs

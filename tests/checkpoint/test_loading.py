@@ -176,8 +176,7 @@ def test_a_released_file_names_the_command_that_converts_it(model, tmp_path):
     path = tmp_path / "co_released.pth"
     torch.save({"state_dict": tensors("co_deformable_detr_tiny", "weights")}, path)
     command = (
-        f"co-detr convert {path} co_released_converted.safetensors "
-        "--config-file configs/mine.py"
+        f"co-detr convert {path} co_released_converted.safetensors " "--config-file configs/mine.py"
     )
     message = misfit(model, path, config="configs/mine.py")
     assert "unconverted file of the authors" in message and message.endswith(command)
