@@ -2,6 +2,7 @@
 
     co-detr evaluate birds.py output/birds/model_best.pth
     co-detr evaluate birds.py                  # the last checkpoint in train.output_dir
+    co-detr evaluate birds.py model.pth --tta  # slower and better: in several sizes
     co-detr evaluate birds.py model.pth dataloader.test.dataset.names=birds_test
 
 The APs are printed, and written to evaluation.json in train.output_dir.
@@ -23,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHTS",
         help="a checkpoint; by default the last one of the config's training",
     )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="look at pictures in several sizes and, if trained so, mirrored",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
                 "train.output_dir of a training"
             )
         words = [f"train.init_checkpoint={args.weights}"]
-    engine.start(args, "--eval-only", *words)
+    engine.start(args, "--eval-only", *(["--tta"] if args.tta else []), *words)
     return 0

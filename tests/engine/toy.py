@@ -191,8 +191,10 @@ class Scores(DatasetEvaluator):
         self.values, self.counter = list(values), Path(counter)
 
     def evaluate(self):
-        number = len(self.counter.read_text()) if self.counter.exists() else 0
-        self.counter.write_text("x" * (number + 1))
         # drawing random numbers here must not change the training
         torch.rand(3), np.random.rand(3), random.random()
+        if not comm.is_main_process():
+            return None
+        number = len(self.counter.read_text()) if self.counter.exists() else 0
+        self.counter.write_text("x" * (number + 1))
         return {"bbox": {"AP": self.values[min(number, len(self.values) - 1)]}}
