@@ -26,5 +26,6 @@ COMMANDS = {
     "convert": Command(
         "co_detr.checkpoint.command", "make weights of other projects ours", overrides=True
     ),
+    "report": Command("co_detr.report.command", "show on one page what an evaluation found"),
     "zoo": Command("co_detr.cli.zoo", "list the models"),
 }

@@ -19,8 +19,10 @@ def run(monkeypatch, tokens_at_once):
     padding = torch.zeros(2, 14, dtype=torch.bool)
     padding[1, [3, 7, 11, 13]] = True
     output = layer(tokens, position, centers, scale, padding, SHAPES)
+    with torch.no_grad():
+        inferred = layer(tokens, position, centers, scale, padding, SHAPES)
     inputs = [tokens, position, *layer.parameters()]
-    return output, *torch.autograd.grad((output * torch.randn_like(output)).sum(), inputs)
+    return output, inferred, *torch.autograd.grad((output * torch.randn_like(output)).sum(), inputs)
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 5, 14, 27])

@@ -97,6 +97,8 @@ class DeformableEncoderLayer(nn.Module):
         attended = self.attention(
             tokens + position, centers, offset_scale, tokens, padding, spatial_shapes
         )
+        if torch.is_grad_enabled():  # what is kept in many parts would scatter over the memory
+            return self._after_attention(tokens, attended)
         return in_cache(self._after_attention, tokens, attended)
 
     def _after_attention(self, tokens: Tensor, attended: Tensor) -> Tensor:
