@@ -4,7 +4,7 @@
     $DETECTRON2_DATASETS/digits/            (default ./datasets/digits)
       video.mp4                             30 s, 10 frames/s, 128x128: three digits that move, and
                                             others after every 10 s
-      large/000001.png                      1024x1024: the first 64 pictures of the validation set
+      large/000001.png                      640x640: the first 25 pictures of the validation set
       annotations/instances_large.json      their boxes
 
 Usage: python datasets/prepare_digits_extras.py [--output FOLDER], after prepare_digits.py.
@@ -25,7 +25,7 @@ RATE = 10  # frames per second
 SECONDS = 30
 SCENE = 10 * RATE  # frames
 LANES = 3  # digits of a scene, each with a third of the height to itself
-TILES = 8  # per side of the large picture
+TILES = 5  # per side of the large picture, which has less than 100 digits for COCO to count
 
 
 def video_frames() -> np.ndarray:

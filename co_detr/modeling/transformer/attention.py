@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from co_detr.ops.ms_deform_attn import locations_and_weights, ms_deform_attn_from_offsets
 
@@ -205,8 +204,6 @@ class FeedForward(nn.Sequential):
         hidden_dim: width between the two layers.
         activation: "relu", or "prelu", whose one slope is learned.
         dropout: of the activations, in training.
-        tokens_at_once: in training, activations are computed for so many tokens, and again in the
-            backward pass, instead of kept for all; None to keep them.
     """
 
     def __init__(
@@ -216,38 +213,22 @@ class FeedForward(nn.Sequential):
         hidden_dim: int = 2048,
         activation: Literal["relu", "prelu"] = "relu",
         dropout: float = 0.0,
-        tokens_at_once: int | None = None,
     ):
         if activation not in ("relu", "prelu"):
             raise ValueError(f'activation must be "relu" or "prelu", got {activation!r}')
-        if tokens_at_once is not None and tokens_at_once < 1:
-            raise ValueError(f"tokens_at_once must be at least 1, or None, got {tokens_at_once}")
         super().__init__(
             nn.Linear(embed_dim, hidden_dim),
             nn.ReLU(inplace=True) if activation == "relu" else nn.PReLU(),
             nn.Linear(hidden_dim, embed_dim),
         )
         self.dropout = dropout
-        self.tokens_at_once = tokens_at_once
         for layer in (self[0], self[2]):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., tokens, C) to (..., tokens, C)."""
-        if not self.training or self.tokens_at_once is None:
-            return in_cache(self._transform, x)
-        parts = [
-            checkpoint(
-                in_cache,
-                self._transform,
-                part,
-                use_reentrant=False,
-                preserve_rng_state=self.dropout > 0,
-            )
-            for part in x.split(self.tokens_at_once, dim=-2)
-        ]
-        return torch.cat(parts, dim=-2)
+        return in_cache(self._transform, x)
 
     def _transform(self, x: Tensor) -> Tensor:
         hidden = F.dropout(self[1](self[0](x)), self.dropout, self.training)

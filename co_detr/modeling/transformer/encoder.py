@@ -69,7 +69,12 @@ class DeformableEncoderLayer(nn.Module):
         embed_dim: C.
         num_heads, num_levels, num_points: see `DeformableAttention`.
         ffn_dim: width of the feed-forward network.
-        ffn_tokens_at_once: see `FeedForward`; its activations are half of what the layer keeps.
+        ffn_tokens_at_once: in training, what follows the attention is computed for so many tokens,
+            and again in the backward pass, instead of kept for all: two thirds of what the layer
+            keeps; None to keep it.
+
+    Raises:
+        ValueError: `ffn_tokens_at_once` is less than 1.
     """
 
     def __init__(
@@ -83,13 +88,16 @@ class DeformableEncoderLayer(nn.Module):
         ffn_tokens_at_once: int | None = None,
     ):
         super().__init__()
+        if ffn_tokens_at_once is not None and ffn_tokens_at_once < 1:
+            raise ValueError(
+                f"ffn_tokens_at_once must be at least 1, or None, got {ffn_tokens_at_once}"
+            )
+        self.ffn_tokens_at_once = ffn_tokens_at_once
         self.attention = DeformableAttention(
             embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.attention_norm = nn.LayerNorm(embed_dim)
-        self.ffn = FeedForward(
-            embed_dim=embed_dim, hidden_dim=ffn_dim, tokens_at_once=ffn_tokens_at_once
-        )
+        self.ffn = FeedForward(embed_dim=embed_dim, hidden_dim=ffn_dim)
         self.ffn_norm = nn.LayerNorm(embed_dim)
 
     def forward(self, tokens, position, centers, offset_scale, padding, spatial_shapes) -> Tensor:
@@ -97,6 +105,12 @@ class DeformableEncoderLayer(nn.Module):
         attended = self.attention(
             tokens + position, centers, offset_scale, tokens, padding, spatial_shapes
         )
+        if self.training and self.ffn_tokens_at_once is not None:
+            parts = (x.split(self.ffn_tokens_at_once, dim=1) for x in (tokens, attended))
+            return torch.cat(
+                [call(self._after_attention, *p, recompute=True) for p in zip(*parts)],
+                dim=1,
+            )
         if torch.is_grad_enabled():  # what is kept in many parts would scatter over the memory
             return self._after_attention(tokens, attended)
         return in_cache(self._after_attention, tokens, attended)
