@@ -60,7 +60,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	fi
 	@touch $(UNFINISHED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[digits,lvis,video,draw,polygons,dev]"
+		-e ".[digits,lvis,video,draw,export,polygons,dev]"
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 		--force-reinstall --no-deps opencv-python-headless
 	@mv $(UNFINISHED) $(READY)
