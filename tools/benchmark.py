@@ -5,6 +5,7 @@
     python tools/benchmark.py ms_deform_attn --repeats 20   one of them
     python tools/benchmark.py syncs                         counted, not timed: waits of the host
     python tools/benchmark.py cuda --repeats 20             on a GPU, a table of its own
+    python tools/benchmark.py export --model co_dino/co_dino_digits=model.pth --picture 1.png
     python tools/benchmark.py --list
 
 The two sides of a row are timed in turns in the same run, so that whatever else the machine does
@@ -359,6 +360,8 @@ COUNTED = "syncs"
 COUNTED_HELP = "How often a training step waits for the device, and its operators."
 ON_GPU = "cuda"
 ON_GPU_HELP = "Deformable attention and Co-DINO on a GPU, against all alternatives."
+EXPORTED = "export"
+EXPORTED_HELP = "Exported files (ONNX, .pt2) against the model; needs the extra [export]."
 
 
 def count_syncs(device: torch.device) -> str:
@@ -465,10 +468,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = [*BENCHMARKS, COUNTED]
-    known = [*default, ON_GPU]
+    known = [*default, ON_GPU, EXPORTED]
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(default)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="CONFIG[=WEIGHTS]",
+        help="for export: a name of the model zoo; default: R50 and Swin-T, random weights",
+    )
+    parser.add_argument("--picture", help="for export: gives size and content; default: noise")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in known]
@@ -481,6 +491,7 @@ def main() -> None:
             print(f"{name:16} {inspect.getdoc(function).splitlines()[0]}")
         print(f"{COUNTED:16} {COUNTED_HELP}")
         print(f"{ON_GPU:16} {ON_GPU_HELP}")
+        print(f"{EXPORTED:16} {EXPORTED_HELP}")
         return
 
     names = args.names or default
@@ -490,6 +501,11 @@ def main() -> None:
         from benchmarks.cuda import table
 
         print(table(torch.device("cuda"), args.repeats))
+    if EXPORTED in names:
+        from benchmarks import export
+
+        cases = [export.Case.from_text(text) for text in args.model or ()]
+        print(export.table(args.repeats, cases or export.CASES, args.picture))
     if COUNTED in names:
         print(count_syncs(args.device))
     rows = []
@@ -507,5 +523,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["benchmark"] = sys.modules["__main__"]  # benchmarks.cuda imports it
+    sys.modules["benchmark"] = sys.modules["__main__"]  # benchmarks/ imports it
     main()
