@@ -11,7 +11,7 @@ from torch import nn
 
 from co_detr.modeling.whole_batch import WholeBatch
 
-TIE = 1e-4
+TIE = 1e-5
 """Scores that differ less count as equal: they vary with the order of additions."""
 
 _APART = 1e9  # pixels, of detections that are not the same
