@@ -58,7 +58,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	fi
 	@touch $(UNFINISHED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[digits,video,draw,report,polygons,dev]"
+		-e ".[digits,video,draw,report,export,polygons,dev]"
 	@mv $(UNFINISHED) $(READY)
 
 clean:

@@ -7,6 +7,7 @@
     python tools/benchmark.py cuda --repeats 20             on a GPU, a table of its own
     python tools/benchmark.py data                          pictures a second of one core
     python tools/benchmark.py evaluation --repeats 3        minutes: pycocotools against ours
+    python tools/benchmark.py export --model co_dino/co_dino_digits=model.pth --picture 1.png
     python tools/benchmark.py --list
 
 The two sides of a row are timed in turns in the same run, so that whatever else the machine does
@@ -375,6 +376,8 @@ OF_DATA = "data"
 OF_DATA_HELP = "How many pictures a second one core makes ready, by pipeline."
 EVALUATION = "evaluation"
 EVALUATION_HELP = "COCO's AP by hotcoco against pycocotools (minutes)."
+EXPORTED = "export"
+EXPORTED_HELP = "Exported files (ONNX, .pt2) against the model; needs the extra [export]."
 
 
 def count_syncs(device: torch.device) -> str:
@@ -484,7 +487,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = [*BENCHMARKS, COUNTED]
-    known = [*default, ON_GPU, OF_DATA, EVALUATION]
+    known = [*default, ON_GPU, OF_DATA, EVALUATION, EXPORTED]
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(default)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
@@ -493,6 +496,13 @@ def main() -> None:
         action="store_true",
         help="time of the process, for a CPU that others use, too",
     )
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="CONFIG[=WEIGHTS]",
+        help="for export: a name of the model zoo; default: R50 and Swin-T, random weights",
+    )
+    parser.add_argument("--picture", help="for export: gives size and content; default: noise")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in known]
@@ -507,6 +517,7 @@ def main() -> None:
         print(f"{ON_GPU:16} {ON_GPU_HELP}")
         print(f"{OF_DATA:16} {OF_DATA_HELP}")
         print(f"{EVALUATION:16} {EVALUATION_HELP}")
+        print(f"{EXPORTED:16} {EXPORTED_HELP}")
         return
 
     clock = time.process_time if args.cpu_time else time.perf_counter
@@ -521,6 +532,11 @@ def main() -> None:
         from benchmarks import data
 
         print(data.table(args.repeats))
+    if EXPORTED in names:
+        from benchmarks import export
+
+        cases = [export.Case.from_text(text) for text in args.model or ()]
+        print(export.table(args.repeats, cases or export.CASES, args.picture))
     if COUNTED in names:
         print(count_syncs(args.device))
     if EVALUATION in names:

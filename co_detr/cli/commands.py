@@ -23,6 +23,9 @@ COMMANDS = {
     "train": Command("co_detr.cli.train", "train by a config", overrides=True),
     "evaluate": Command("co_detr.cli.evaluate", "measure the AP of weights", overrides=True),
     "predict": Command("co_detr.inference.command", "detect objects in pictures", overrides=True),
+    "export": Command(
+        "co_detr.export.command", "write a detector as ONNX or for torch.export", overrides=True
+    ),
     "convert": Command(
         "co_detr.checkpoint.command", "make weights of other projects ours", overrides=True
     ),

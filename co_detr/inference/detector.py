@@ -175,10 +175,14 @@ class Detector:
         check_array(image, RGB_ARRAY)
         height, width = image.shape[:2]
         image = image if self.image_format == "RGB" else image[:, :, ::-1]
-        resize = ResizeShortestEdge([self.min_size] * 2, self.max_size)
+        resize = self._resize(height, width)
         image = resize.get_transform(image).apply_image(np.ascontiguousarray(image))
         tensor = torch.as_tensor(np.array(image.transpose(2, 0, 1), order="C"))
         return {"image": tensor, "height": height, "width": width}
+
+    def _resize(self, height: int, width: int) -> ResizeShortestEdge:
+        """How a picture of this size is resized."""
+        return ResizeShortestEdge([self.min_size] * 2, self.max_size)
 
     def _padded_size(self, height: int, width: int) -> tuple[int, int]:
         """What the model pads a picture to that is alone in a batch."""

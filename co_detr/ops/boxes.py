@@ -26,8 +26,9 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     Returns:
         Logits of the same shape.
     """
-    x = x.clamp(min=0, max=1)
-    return x.clamp(min=eps).log() - (1 - x).clamp(min=eps).log()
+    # One clamp each, the upper bound being that of [0, 1]. In floats: exporters to ONNX promote an
+    # integer bound to a tensor, and then find no such clamp.
+    return x.clamp(eps, 1.0).log() - (1 - x).clamp(eps, 1.0).log()
 
 
 def to_absolute_xyxy(boxes_cxcywh: Tensor, scale: Tensor) -> Tensor:

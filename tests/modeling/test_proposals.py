@@ -34,7 +34,7 @@ def written_out(layer, memory, num_extra):
     return index, boxes[images, index], logits[images, few], boxes[images, few]
 
 
-@pytest.mark.parametrize("pairs", [1, 4 * 2 * K, 2**22])  # a token at once, four, all
+@pytest.mark.parametrize("pairs", [1, 4 * K, 2**22])  # a token of an image at once, four, all
 @pytest.mark.parametrize("training", [True, False])
 def test_the_chosen_tokens_alone_give_the_same(pairs, training, monkeypatch):
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", pairs)

@@ -21,6 +21,8 @@ from timm.models.swin_transformer import PatchMerging, window_partition, window_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from co_detr.ops.ms_deform_attn import is_exporting
+
 from ..recompute import call, num_recomputed
 from .initial_weights import init_linear, timm_state_dict
 
@@ -137,9 +139,12 @@ class WindowAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table[index].permute(2, 0, 1)[None]
         if mask is not None:
-            bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
+            bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(x.transpose(1, 2).flatten(2))
+        x = x.transpose(1, 2)
+        if is_exporting():  # or a view is recorded, of a layout that is not that of other runtimes
+            x = x.clone(memory_format=torch.contiguous_format)
+        return self.proj(x.flatten(2))
 
 
 class SwinBlock(nn.Module):

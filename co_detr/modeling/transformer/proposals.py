@@ -92,9 +92,9 @@ class TwoStageProposals(nn.Module):
 
     @torch.no_grad()
     def best_scores(self, tokens: Tensor) -> Tensor:
-        """The highest class logit of each token (N, S, C), so many at once that memory stays small:
-        (N, S)."""
-        rows = max(1, PAIRS_AT_ONCE // (len(tokens) * self.class_branch.out_features))
+        """The highest class logit of each token (N, S, C): (N, S). So many tokens of every image at
+        once that memory stays small; how many images there are, an exported graph does not know."""
+        rows = max(1, PAIRS_AT_ONCE // self.class_branch.out_features)
         return torch.cat([self.class_branch(part).amax(-1) for part in tokens.split(rows, 1)], 1)
 
     def base_boxes(self, memory: EncoderMemory) -> Tensor:

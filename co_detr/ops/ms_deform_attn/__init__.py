@@ -17,6 +17,7 @@ from .choice import REFERENCE, TRITON, implementation_for
 from .reference import locations_and_weights, ms_deform_attn_reference
 
 __all__ = [
+    "is_exporting",
     "locations_and_weights",
     "ms_deform_attn",
     "ms_deform_attn_from_offsets",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 Shapes = Sequence[tuple[int, int]]
-_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6
 
 
 def ms_deform_attn(
@@ -109,7 +110,7 @@ def _sample(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: T
 
 
 def _implementation(value: Tensor) -> str:
-    if torch.jit.is_tracing() or _is_exporting():
+    if torch.jit.is_tracing() or is_exporting():
         return REFERENCE
     return implementation_for(value.device.type)
 

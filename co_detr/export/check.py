@@ -1,0 +1,134 @@
+"""Whether an exported file finds what its model finds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from co_detr.modeling.whole_batch import WholeBatch
+
+TIE = 1e-5
+"""Scores that differ less count as equal: they vary with the order of additions."""
+
+_APART = 1e9  # pixels, of detections that are not the same
+
+
+class ExportDiffersError(ValueError):
+    """An exported file finds something else than its model."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between the detections of a file and of its model.
+
+    Attributes:
+        boxes: the largest of a box coordinate, in pixels of the picture.
+        scores: the largest of a score.
+        exchanged: how many detections stand at another place, all among equal scores.
+        count: of detections that were compared.
+    """
+
+    boxes: float
+    scores: float
+    exchanged: int
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} detections, boxes within {self.boxes:.1e} pixels, scores within "
+            f"{self.scores:.1e}, {self.exchanged} of equal score in another order"
+        )
+
+
+@torch.no_grad()
+def expected_detections(
+    model: nn.Module, inputs: list[dict], height: int, width: int
+) -> list[Instances]:
+    """What the model finds in pictures that are padded to height x width."""
+    blank = {"image": torch.zeros(3, height, width, dtype=torch.uint8)}
+    with WholeBatch([*inputs, blank]).use():
+        return [output["instances"].to("cpu") for output in model.eval()(inputs)]
+
+
+def compare(
+    found: Sequence[Instances], expected: Sequence[Instances], tolerance: float
+) -> Difference:
+    """Compare the detections of several pictures.
+
+    Args:
+        found: of the file.
+        expected: of the model.
+        tolerance: of box coordinates, in pixels.
+
+    Raises:
+        ExportDiffersError: a detection of one has no counterpart in the other: one of the same
+            class, with a score within `TIE` and each side of the box within the tolerance. The
+            last of a picture may lack one where several compete for the last places, but not more
+            than half of all.
+    """
+    parts = [_compare(*pair, tolerance) for pair in zip(found, expected, strict=True)]
+    count, total = sum(part.count for part in parts), sum(map(len, expected))
+    if count < total / 2:
+        raise ExportDiffersError(
+            f"{total - count} of {total} detections have nearly the lowest score, and cannot be "
+            "told apart: take a trained model, and a picture of what it detects"
+        )
+    return Difference(
+        max(part.boxes for part in parts),
+        max(part.scores for part in parts),
+        sum(part.exchanged for part in parts),
+        count,
+    )
+
+
+def _compare(found: Instances, expected: Instances, tolerance: float) -> Difference:
+    boxes, scores, classes = zip(*(_arrays(found), _arrays(expected)))
+    apart = np.abs(boxes[0][:, None] - boxes[1][None]).max(-1, initial=0.0)
+    score_apart = np.abs(scores[0][:, None] - scores[1][None])
+    same = (classes[0][:, None] == classes[1][None]) & (score_apart <= TIE)
+    rows, columns = linear_sum_assignment(np.where(same, np.minimum(apart, _APART / 2), _APART))
+    fits = same[rows, columns] & (apart[rows, columns] <= tolerance)
+    least = max((s.min() for s in scores if len(s)), default=0.0)
+    for what, side, partner, taken in (
+        ("the file", 0, "the model", rows[fits]),
+        ("the model", 1, "the file", columns[fits]),
+    ):
+        alone = np.setdiff1d(np.arange(len(scores[side])), taken)
+        alone = alone[scores[side][alone] > least + TIE]
+        if len(alone):
+            raise ExportDiffersError(
+                f"{len(alone)} of {len(scores[side])} detections of {what} are not those of "
+                f"{partner}: {_described(alone[0], boxes, scores, classes, side)}"
+            )
+    rows, columns = rows[fits], columns[fits]
+    return Difference(
+        float(apart[rows, columns].max(initial=0.0)),
+        float(score_apart[rows, columns].max(initial=0.0)),
+        int((rows != columns).sum()),
+        len(rows),
+    )
+
+
+def _arrays(instances: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        instances.pred_boxes.tensor.double().numpy(),
+        instances.scores.double().numpy(),
+        instances.pred_classes.numpy(),
+    )
+
+
+def _described(index: int, boxes: tuple, scores: tuple, classes: tuple, side: int) -> str:
+    """A detection, and how far the nearest of the other side in its class is."""
+    other = 1 - side
+    text = f"class {classes[side][index]} with score {scores[side][index]:.6f}"
+    candidates = np.flatnonzero(classes[other] == classes[side][index])
+    if not len(candidates):
+        return f"{text}, a class that the other does not find"
+    distance = np.abs(boxes[other][candidates] - boxes[side][index]).max(1)
+    nearest = candidates[distance.argmin()]
+    lag = abs(scores[other][nearest] - scores[side][index])
+    return f"{text}, the nearest box is {distance.min():.2g} pixels off, its score {lag:.2g}"

@@ -1,0 +1,165 @@
+"""From a detector to a file that was checked against it."""
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from co_detr.inference.detector import Detector
+from co_detr.ops.soft_nms import NMS, SoftNMS
+
+from .check import Difference, compare, expected_detections
+from .description import Description
+from .detectors import ExportedDetector, OnnxDetector, TorchDetector
+from .files import OPSET, require_extra, write_onnx, write_torch
+from .graph import DetectionGraph
+
+logger = logging.getLogger("co_detr.export")
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+SMALLER = 0.7  # of the checked picture's sides, for one that leaves padding on both
+
+Format = Literal["onnx", "torch"]
+
+
+def export(
+    detector: Detector,
+    path: str | os.PathLike,
+    picture: Any,
+    *,
+    format: Format = "onnx",
+    size: tuple[int, int] | None = None,
+    tolerance: float = 1e-3,
+    opset: int = OPSET,
+) -> Difference:
+    """Write a detector to a file, and compare the detections of the two.
+
+    They are compared on a batch of two: the picture, and a smaller copy that has to be padded. The
+    file gets its name afterwards; where they differ, there is no file.
+
+    Args:
+        detector: what `load_detector` returns, on the CPU. Masks are left out.
+        path: of the file; one that exists is replaced.
+        picture: a real one, as `detector` takes it.
+        format: "onnx", or "torch" for the `.pt2` of `torch.export`.
+        size: (height, width) of the input; None for `default_size`.
+        tolerance: of box coordinates, in pixels of the input.
+        opset: of ONNX.
+
+    Returns:
+        How far the detections differ.
+
+    Raises:
+        ExportDiffersError: by more than the tolerance, or the detections are others.
+        ModuleNotFoundError: a package is missing; names the extra that brings it.
+        TypeError, ValueError: this model or size cannot be exported; says why.
+    """
+    if format == "onnx":
+        require_extra()
+    graph = DetectionGraph(detector.model)
+    if getattr(detector.model, "instance_mask", None) is not None:
+        logger.warning("Only boxes are exported: the file will not predict masks")
+    description = describe(detector, size or default_size(detector))
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unchecked = path.with_name(f".unchecked.{path.stem}{SUFFIXES[format]}")
+    try:
+        if format == "onnx":
+            write_onnx(graph, description, unchecked, opset)
+            exported: ExportedDetector = OnnxDetector(unchecked)
+        else:
+            write_torch(graph, description, unchecked)
+            exported = TorchDetector(unchecked)
+        difference = check(exported, detector.model, picture, tolerance)
+        os.replace(unchecked, path)
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return difference
+
+
+def check(
+    exported: ExportedDetector, model: nn.Module, picture: Any, tolerance: float = 1e-3
+) -> Difference:
+    """Compare an exported file with its model on a picture and a smaller copy, in one batch.
+
+    Raises:
+        ExportDiffersError: as `compare`.
+    """
+    large = exported.prepare(picture)
+    height, width = (max(round(SMALLER * side), 1) for side in large.shape[-2:])
+    smaller = Image.fromarray(large.permute(1, 2, 0).numpy()).resize((width, height))
+    small = torch.from_numpy(np.array(smaller)).permute(2, 0, 1)
+    inputs = [{"image": large}, {"image": small}]
+    description = exported.model.description
+    expected = expected_detections(model, inputs, description.height, description.width)
+    found = [output["instances"] for output in exported.model(inputs)]
+    return compare(found, expected, tolerance)
+
+
+def describe(detector: Detector, size: tuple[int, int]) -> Description:
+    """What the file of a detector says of itself, with an input of (height, width).
+
+    Raises:
+        ValueError: the model does not take that size.
+    """
+    model = detector.model
+    divisor = max(model.backbone.size_divisibility, 1)
+    if any(side < 1 or side % divisor for side in size):
+        raise ValueError(f"the sides of size={tuple(size)} have to be multiples of {divisor}")
+    if model.canvas is not None and tuple(size) != (model.canvas, model.canvas):
+        raise ValueError(
+            f"size={tuple(size)} is not the model's canvas: export it for {model.canvas} x "
+            f"{model.canvas}, or set model.canvas"
+        )
+    suppression = model.postprocess.suppression
+    return Description(
+        *size,
+        categories=detector.categories,
+        image_format=detector.image_format,
+        min_size=detector.min_size,
+        max_size=detector.max_size,
+        max_detections=model.postprocess.max_detections,
+        soft_nms=asdict(suppression) if isinstance(suppression, SoftNMS) else None,
+    )
+
+
+def default_size(detector: Detector) -> tuple[int, int]:
+    """The square that holds all pictures as the model is tested on them.
+
+    Raises:
+        ValueError: pictures are not resized, so that they may have any size.
+    """
+    model = detector.model
+    if model.canvas is not None:
+        return model.canvas, model.canvas
+    if not detector.min_size or not detector.max_size:
+        raise ValueError(
+            "the model is tested on pictures of any size: say for which one it is exported, "
+            "--size HEIGHT WIDTH"
+        )
+    divisor = max(model.backbone.size_divisibility, 1)
+    side = -(-detector.max_size // divisor) * divisor
+    return side, side
+
+
+def set_nms(model: nn.Module, nms: str) -> None:
+    """Change how a model treats duplicates: "model" for no change, "none", or an IoU for NMS.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if nms == "model":
+        return
+    try:
+        threshold = None if nms == "none" else float(nms)
+    except ValueError:
+        threshold = -1.0
+    if threshold is not None and not 0 < threshold < 1:
+        raise ValueError(f'--nms {nms} is neither "model", "none" nor an IoU between 0 and 1')
+    model.postprocess.suppression = None if threshold is None else NMS(threshold)

@@ -1,0 +1,50 @@
+"""The command, with a detector and a file that are there already."""
+
+import argparse
+import shutil
+
+import pytest
+import torch
+from export_fixtures import SIZE, detector_of, tiny_model
+
+from co_detr.export import command, exporting
+from co_detr.inference import detector as detector_module
+
+
+@pytest.fixture
+def export_command(photo, tmp_path, monkeypatch, onnx_detector):
+    def run(model, *words):
+        monkeypatch.setattr(detector_module, "load_detector", lambda *_, **__: detector_of(model))
+        monkeypatch.setattr(
+            exporting,
+            "write_onnx",
+            lambda graph, about, path, *_: shutil.copy(onnx_detector.model.path, path),
+        )
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        size = [str(side) for side in SIZE]
+        words = ["model.pth", str(tmp_path / "x.onnx"), "--picture", str(photo), *words]
+        return command.run(parser.parse_args([*words, "--size", *size]))
+
+    return run
+
+
+def test_says_what_it_wrote(export_command, tmp_path, caplog, capsys):
+    assert export_command(tiny_model(image_format="BGR")) == 0
+    assert (tmp_path / "x.onnx").is_file()
+    assert "40 detections, boxes within" in capsys.readouterr().out + caplog.text
+
+
+def test_says_what_differs_and_fails(export_command, tmp_path, caplog, capsys):
+    model = tiny_model(image_format="BGR")
+    with torch.no_grad():
+        model.decoder.norm.bias += 1e-2
+    assert export_command(model) == 1
+    assert not list(tmp_path.iterdir())
+    assert "x.onnx was not written: " in capsys.readouterr().out + caplog.text
+
+
+def test_a_tolerance_is_a_positive_number(export_command, capsys):
+    with pytest.raises(SystemExit):
+        export_command(None, "--tolerance", "0")
+    assert "0 is not above 0" in capsys.readouterr().err

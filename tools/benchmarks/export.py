@@ -1,0 +1,147 @@
+"""What `tools/benchmark.py export` measures: exported files against the model, on the CPU.
+
+Each model is exported and checked, and then its three forms run in turns on the same picture: the
+model, its `.pt2`, and its ONNX file in onnxruntime, all with as many threads.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmark import DINO_CONFIG, R50_CONFIG
+from detectron2.config import instantiate
+from tabulate import tabulate
+
+from co_detr import model_zoo
+from co_detr.checkpoint.loading import load_for_inference
+from co_detr.checkpoint.pretrained import without_pretrained
+from co_detr.data import read_picture
+from co_detr.export.check import ExportDiffersError, expected_detections
+from co_detr.export.detectors import ExportedDetector, OnnxDetector, TorchDetector
+from co_detr.export.exporting import SUFFIXES, export
+from co_detr.inference.detector import Detector
+
+SIDE = 640  # of the input, for models that are tested at any size: that of the picture
+HEADERS = [
+    "model",
+    "form",
+    "file, MB",
+    "boxes, px",
+    "scores",
+    "median ms",
+    "CPU ms",
+    "model / form",
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to export.
+
+    Attributes:
+        config: a name of the model zoo.
+        weights: a checkpoint; None for random ones.
+    """
+
+    config: str
+    weights: str | None = None
+
+    @classmethod
+    def from_text(cls, text: str) -> "Case":
+        """Of CONFIG or CONFIG=WEIGHTS."""
+        return cls(*text.split("=", 1))
+
+    def detector(self, size: tuple[int, int]) -> Detector:
+        torch.manual_seed(0)
+        config = model_zoo.get_config(self.config)
+        model = instantiate(without_pretrained(config.get("model"))).eval()
+        if self.weights is not None:
+            load_for_inference(model, self.weights)
+        categories = [{"id": i, "name": f"class {i}"} for i in range(model.num_classes)]
+        return Detector(model, categories, min_size=min(size), max_size=max(size))
+
+
+CASES = (
+    Case(R50_CONFIG),
+    Case(DINO_CONFIG),
+    Case("co_deformable_detr/co_deformable_detr_swin_tiny_12ep"),
+)
+
+
+def table(repeats: int, cases: Sequence[Case] = CASES, picture: str | None = None) -> str:
+    """Measure and compare.
+
+    Args:
+        repeats: of each form, in turns.
+        cases: the models.
+        picture: a file, which gives the size of the input; None for noise of `SIDE` x `SIDE`.
+    """
+    image = noise() if picture is None else read_picture(picture)
+    rows = []
+    for case in cases:
+        print(f"export: {case.config}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(case, image, repeats, Path(folder))
+    threads = torch.get_num_threads()
+    where = f"cpu, {threads} threads, {image.shape[0]} x {image.shape[1]} pixels"
+    versions = f"torch {torch.__version__}, {repeats} repeats of each form, in turns"
+    return f"{where}, {versions}\n{tabulate(rows, HEADERS, tablefmt='github')}"
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def measure(case: Case, image: np.ndarray, repeats: int, folder: Path) -> Iterator[list[object]]:
+    """The rows of a model: its own, and one of each file."""
+    size = image.shape[:2]
+    detector = case.detector(size)
+    differences, files, forms = {}, {}, {}
+    for format, name in (("torch", ".pt2"), ("onnx", "ONNX")):
+        files[name] = folder / f"model{SUFFIXES[format]}"
+        try:
+            differences[name] = export(detector, files[name], image, format=format, size=size)
+        except ExportDiffersError as error:
+            print(f"{case.config}, {name}: {error}", file=sys.stderr, flush=True)
+            continue
+        forms[name] = load(format, files[name])
+    inputs = [{"image": torch.from_numpy(image).permute(2, 0, 1).contiguous()}]
+    calls = {"model": lambda: expected_detections(detector.model, inputs, *size)}
+    calls |= {name: lambda form=form: form.model(inputs) for name, form in forms.items()}
+    times = in_turns(calls, repeats)
+    wall = {name: statistics.median(w for w, _ in taken) for name, taken in times.items()}
+    for name, taken in times.items():
+        cells = ["", "", ""]
+        if name in differences:
+            boxes, scores = differences[name].boxes, differences[name].scores
+            cells = [f"{files[name].stat().st_size / 1e6:.1f}", f"{boxes:.1e}", f"{scores:.1e}"]
+        cpu = statistics.median(c for _, c in taken)
+        ratio = f"{wall['model'] / wall[name]:.2f}"
+        yield [case.config, name, *cells, f"{1e3 * wall[name]:.1f}", f"{1e3 * cpu:.1f}", ratio]
+
+
+def load(format: str, file: Path) -> ExportedDetector:
+    if format == "torch":
+        return TorchDetector(file)
+    return OnnxDetector(file, ["CPUExecutionProvider"], torch.get_num_threads())
+
+
+def in_turns(
+    calls: dict[str, Callable[[], object]], repeats: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds by the clock, and of the process's CPU time, of every call."""
+    times = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            call()
+            taken = time.perf_counter() - start, time.process_time() - cpu_start
+            if repeat:  # the first warms up
+                times[name].append(taken)
+    return times
