@@ -4,6 +4,7 @@ Each model is exported and checked, and then its three forms run in turns on the
 model, its `.pt2`, and its ONNX file in onnxruntime, all with as many threads.
 """
 
+import math
 import statistics
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import torch
 from benchmark import DINO_CONFIG, R50_CONFIG
 from detectron2.config import instantiate
 from tabulate import tabulate
+from torch import nn
 
 from co_detr import model_zoo
 from co_detr.checkpoint.loading import load_for_inference
@@ -61,10 +63,22 @@ class Case:
         torch.manual_seed(0)
         config = model_zoo.get_config(self.config)
         model = instantiate(without_pretrained(config.get("model"))).eval()
-        if self.weights is not None:
+        if self.weights is None:
+            spread_scores(model)
+        else:
             load_for_inference(model, self.weights)
         categories = [{"id": i, "name": f"class {i}"} for i in range(model.num_classes)]
         return Detector(model, categories, min_size=min(size), max_size=max(size))
+
+
+def spread_scores(model: nn.Module) -> None:
+    """Give a new model the class scores of a trained one: of all sizes.
+
+    New weights score everything alike: rounding would decide which proposals become queries.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.out_features == model.num_classes:
+            nn.init.normal_(module.weight, std=2 / math.sqrt(module.in_features))
 
 
 CASES = (
