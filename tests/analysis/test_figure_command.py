@@ -143,7 +143,7 @@ def test_labels_may_be_equations(weights):
         (["--model", "co_dino.py"], "'co_dino.py' is not of the form LABEL=CONFIG:WEIGHTS"),
         (["--model", f"A={DEFORMABLE}:w", "--weights", "w"], "not both"),
         (["--model", f"A={DEFORMABLE}:w", "--model", f"A={DENSE}:w"], "two models are called 'A'"),
-        (["--model", "A=co_dino/none:w"], "no config 'co_dino/none'"),
+        (["--model", "A=co_dino/none:w"], "no model 'co_dino/none'"),
         (["--images", "0"], "0 is less than 1"),
     ],
 )

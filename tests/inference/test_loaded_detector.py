@@ -211,7 +211,7 @@ def test_configs_and_weights_are_told_apart(path):
         load_detector(NAME, weights=path, config_file=NAME)
     with pytest.raises(FileNotFoundError, match="no checkpoint at .*absent.pth"):
         load_detector("absent.pth")
-    with pytest.raises(FileNotFoundError, match="no config 'co_dino/absent'"):
+    with pytest.raises(FileNotFoundError, match="no model 'co_dino/absent'"):
         load_detector("co_dino/absent", weights=path)
 
 
