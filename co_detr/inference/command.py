@@ -177,6 +177,7 @@ def run(args: argparse.Namespace) -> int:
 
     from co_detr.inference.dataset_ids import DatasetIds
     from co_detr.inference.detector import build_detector
+    from co_detr.inference.drawing import import_supervision
     from co_detr.inference.formats import check_names
     from co_detr.inference.inputs import find_pictures
     from co_detr.inference.loading import find_config
@@ -187,6 +188,7 @@ def run(args: argparse.Namespace) -> int:
     from co_detr.inference.writers import ResultWriter
 
     setup_logger(name="co_detr")
+    import_supervision()  # missing, it is not to be found out after the first picture
     videos = [name for name in args.input if is_video(name)]
     names = [name for name in args.input if name not in videos]
     paths, skipped = [], Counter()

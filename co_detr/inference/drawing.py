@@ -1,5 +1,7 @@
 """Detections drawn on pictures."""
 
+from types import ModuleType
+
 import numpy as np
 from detectron2.structures import Instances
 from PIL import Image
@@ -20,10 +22,7 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     A label touches the upper left corner of its box, whatever it covers; those of high scores cover
     those of low ones.
     """
-    try:
-        import supervision
-    except ImportError as error:
-        raise ImportError("drawing needs supervision: pip install supervision") from error
+    supervision = import_supervision()
     height, width = image.shape[:2]
     wanted = -(-MIN_DRAWN_SIDE // min(height, width))
     factor = max(1, min(wanted, MAX_DRAWN_SIDE // max(height, width)))
@@ -63,3 +62,12 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
             text = f"#{numbers[index]} {text}"
         scene = texts.annotate(scene, detections[index : index + 1], labels=[text])
     return scene[:, :, ::-1]
+
+
+def import_supervision() -> ModuleType:
+    """Supervision; ImportError names the extra where it is missing."""
+    try:
+        import supervision
+    except ImportError as error:
+        raise ImportError('drawing needs supervision: pip install "co-detr[draw]"') from error
+    return supervision

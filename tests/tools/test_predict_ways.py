@@ -1,6 +1,7 @@
 """`co-detr predict` on videos, in tiles, repeatedly, and for labelling tools."""
 
 import json
+import sys
 
 import av
 import numpy as np
@@ -106,4 +107,13 @@ def test_tiles_see_a_small_object_as_large_as_it_is(run, tmp_path):  # noqa: F81
 def test_overlaps_that_mean_nothing_are_refused(run, pictures, options, message):  # noqa: F811
     with pytest.raises(ValueError, match=message):
         run(pictures, options=options)
+    assert not run.out.exists()
+
+
+def test_what_is_missing_is_said_before_anything_is_written(
+    run, pictures, monkeypatch
+):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match=r"co-detr\[draw\]"):
+        run(pictures)
     assert not run.out.exists()
