@@ -1,5 +1,6 @@
 """`co-detr predict` on videos, in tiles, repeatedly, and for labelling tools."""
 
+# ruff: noqa: F811  (fixtures of another file)
 import json
 import sys
 
@@ -25,7 +26,7 @@ def video(tmp_path):
     return path
 
 
-def test_a_video_gets_boxes_and_a_line_per_frame(run, video):  # noqa: F811
+def test_a_video_gets_boxes_and_a_line_per_frame(run, video):
     code, out = run(video, options=["--batch-size", "2"])
     assert code == 0
     lines = [json.loads(line) for line in (out / "clip.jsonl").read_text().splitlines()]
@@ -40,9 +41,7 @@ def test_a_video_gets_boxes_and_a_line_per_frame(run, video):  # noqa: F811
     assert not (out / "predictions.json").exists()
 
 
-def test_pictures_and_videos_go_together_and_neither_is_overwritten(
-    run, pictures, video  # noqa: F811
-):
+def test_pictures_and_videos_go_together_and_neither_is_overwritten(run, pictures, video):
     _, out = run(pictures, video)
     assert len(_predictions(out)["images"]) == 2 and (out / "clip.mp4").exists()
     with pytest.raises(FileExistsError, match="clip.mp4"):
@@ -50,7 +49,7 @@ def test_pictures_and_videos_go_together_and_neither_is_overwritten(
     assert run(video, options=["--overwrite"])[0] == 0
 
 
-def test_a_video_that_is_read_is_not_written_on(run, video):  # noqa: F811
+def test_a_video_that_is_read_is_not_written_on(run, video):
     run.out.mkdir()
     inside = video.rename(run.out / "clip.mp4")
     before = inside.read_bytes()
@@ -59,7 +58,7 @@ def test_a_video_that_is_read_is_not_written_on(run, video):  # noqa: F811
     assert inside.read_bytes() == before
 
 
-def test_formats_lie_beside_the_json(run, pictures):  # noqa: F811
+def test_formats_lie_beside_the_json(run, pictures):
     _, out = run(pictures, options=["--format", "yolo", "csv", "labelstudio", "coco"])
     label, x, y, width, height = map(float, (out / "labels" / "a.txt").read_text().split())
     assert label == 1
@@ -72,21 +71,21 @@ def test_formats_lie_beside_the_json(run, pictures):  # noqa: F811
     assert run(pictures, options=["--format", "yolo", "--overwrite"])[0] == 0
 
 
-def test_yolo_refuses_pictures_of_one_name_before_it_looks_at_any(run, pictures):  # noqa: F811
+def test_yolo_refuses_pictures_of_one_name_before_it_looks_at_any(run, pictures):
     Image.open(pictures / "a.png").save(pictures / "a.jpg")
     with pytest.raises(ValueError, match="a.jpg"):
         run(pictures, options=["--format", "yolo"])
     assert not run.out.exists()
 
 
-def test_repeated_looks_find_the_same(run, pictures):  # noqa: F811
+def test_repeated_looks_find_the_same(run, pictures):
     _, out = run(pictures / "a.png", options=["--tta", "--confidence-threshold", "0.7"])
     best = max(_predictions(out)["annotations"], key=lambda found: found["score"])
     assert best["bbox"] == pytest.approx([10, 8, 30, 20], abs=1.6)  # a pixel of the smallest view
     assert best["score"] == 0.75
 
 
-def test_tiles_see_a_small_object_as_large_as_it_is(run, tmp_path):  # noqa: F811
+def test_tiles_see_a_small_object_as_large_as_it_is(run, tmp_path):
     pixels = np.full((100, 160, 3), 30, dtype=np.uint8)
     pixels[:, :, 0] = 128  # each tile has something
     pixels[30:40, 100:120] = 255
@@ -104,15 +103,13 @@ def test_tiles_see_a_small_object_as_large_as_it_is(run, tmp_path):  # noqa: F81
     "options, message",
     [(["--tile-overlap", "8"], "--tiles"), (["--tiles", "64", "--tile-overlap", "64"], "64")],
 )
-def test_overlaps_that_mean_nothing_are_refused(run, pictures, options, message):  # noqa: F811
+def test_overlaps_that_mean_nothing_are_refused(run, pictures, options, message):
     with pytest.raises(ValueError, match=message):
         run(pictures, options=options)
     assert not run.out.exists()
 
 
-def test_what_is_missing_is_said_before_anything_is_written(
-    run, pictures, monkeypatch
-):  # noqa: F811
+def test_what_is_missing_is_said_before_anything_is_written(run, pictures, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ImportError, match=r"co-detr\[draw\]"):
         run(pictures)
