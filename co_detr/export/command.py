@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="of the input; default: the square that holds all pictures as the model is tested",
+        help="of the input; default: the square that holds all pictures as the model is tested, or "
+        "the size of the picture if the model takes any",
     )
     parser.add_argument(
         "--nms",

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from co_detr.inference.detector import Detector
+from co_detr.inference.detector import Detector, to_array
 from co_detr.ops.soft_nms import NMS, SoftNMS
 
 from .check import Difference, compare, expected_detections
@@ -65,7 +65,7 @@ def export(
     graph = DetectionGraph(detector.model)
     if getattr(detector.model, "instance_mask", None) is not None:
         logger.warning("Only boxes are exported: the file will not predict masks")
-    description = describe(detector, size or default_size(detector))
+    description = describe(detector, size or default_size(detector, picture))
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     unchecked = path.with_name(f".unchecked.{path.stem}{SUFFIXES[format]}")
@@ -129,23 +129,18 @@ def describe(detector: Detector, size: tuple[int, int]) -> Description:
     )
 
 
-def default_size(detector: Detector) -> tuple[int, int]:
-    """The square that holds all pictures as the model is tested on them.
-
-    Raises:
-        ValueError: pictures are not resized, so that they may have any size.
-    """
+def default_size(detector: Detector, picture: Any) -> tuple[int, int]:
+    """The square that holds all pictures as the model is tested on them; where that may be of any
+    size, (height, width) of a picture, rounded up to what the backbone divides."""
     model = detector.model
     if model.canvas is not None:
         return model.canvas, model.canvas
-    if not detector.min_size or not detector.max_size:
-        raise ValueError(
-            "the model is tested on pictures of any size: say for which one it is exported, "
-            "--size HEIGHT WIDTH"
-        )
     divisor = max(model.backbone.size_divisibility, 1)
-    side = -(-detector.max_size // divisor) * divisor
-    return side, side
+    sides = to_array(picture).shape[:2]
+    if detector.min_size and detector.max_size:
+        sides = (detector.max_size, detector.max_size)
+    height, width = (-(-side // divisor) * divisor for side in sides)
+    return height, width
 
 
 def set_nms(model: nn.Module, nms: str) -> None:

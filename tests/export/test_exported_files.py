@@ -134,12 +134,12 @@ def test_pictures_are_resized_as_in_tests_or_smaller(input_size, test_size, pict
 def test_sizes_and_nms_of_the_command_line(monkeypatch):
     detector = detector_of(tiny_model(), min_size=96, max_size=120)
     monkeypatch.setattr(type(detector.model.backbone), "size_divisibility", 16)
-    assert default_size(detector) == (128, 128)  # a multiple of 16
+    photo = np.zeros((65, 90, 3), dtype=np.uint8)
+    assert default_size(detector, photo) == (128, 128)  # a multiple of 16
     with pytest.raises(ValueError, match="have to be multiples of 16"):
         exporting.describe(detector, (100, 128))
     detector.min_size = 0
-    with pytest.raises(ValueError, match="--size HEIGHT WIDTH"):
-        default_size(detector)
+    assert default_size(detector, photo) == (80, 96)
     set_nms(detector.model, "0.7")
     assert detector.model.postprocess.suppression == NMS(0.7)
     set_nms(detector.model, "none")
