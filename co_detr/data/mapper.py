@@ -1,6 +1,7 @@
 """From a dataset record to an example: pictures as a person sees them, masks as bitmaps."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -8,12 +9,13 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import check_image_size
+from detectron2.structures import Boxes, BoxMode
 
 from co_detr.data.pictures import read_picture
 
 
 class DetectionMapper(DatasetMapper):
-    """detectron2's `DatasetMapper`, with three differences.
+    """detectron2's `DatasetMapper`, with four differences.
 
     With `use_instance_mask=True` and `instance_mask_format="bitmask"`, polygons become bitmaps
     before augmentation, so masks are resized, cropped and padded like the image. Where polygons are
@@ -22,7 +24,20 @@ class DetectionMapper(DatasetMapper):
     With `recompute_boxes=True`, images without objects pass: detectron2 asks for their masks.
 
     Pictures are read by `read_picture`: of all depths, with one error for all that are broken.
+
+    With `min_visible`, objects of whose box a crop leaves less than this share are left out.
     """
+
+    def __init__(self, *args: Any, min_visible: float = 0.0, **kwargs: Any) -> None:
+        """
+        Args:
+            min_visible: least share of a box's area, 0 to 1, that is inside the augmented image.
+            args, kwargs: detectron2's.
+        """
+        super().__init__(*args, **kwargs)
+        if not 0 <= min_visible <= 1:
+            raise ValueError(f"min_visible must lie between 0 and 1, got {min_visible}")
+        self.min_visible = min_visible
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Make an example of one record; the record stays as it is.
@@ -46,8 +61,26 @@ class DetectionMapper(DatasetMapper):
             example.pop("annotations", None)
         elif "annotations" in example:
             mapper = self._for(example)
+            example["annotations"] = self._visible(example, transforms, image.shape[:2])
             mapper._transform_annotations(example, transforms, image.shape[:2])
         return example
+
+    def _visible(
+        self, record: dict, transforms: T.Transform, size: tuple[int, int]
+    ) -> list[dict]:
+        """The annotations of which `transforms` to an image of `size` leave enough."""
+        annotations = record["annotations"]
+        if not self.min_visible or not annotations:
+            return annotations
+        boxes = [
+            BoxMode.convert(a["bbox"], a.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYXY_ABS)
+            for a in annotations
+        ]
+        whole = Boxes(transforms.apply_box(np.array(boxes, dtype=float)))
+        inside = whole.clone()
+        inside.clip(size)
+        visible = (inside.area() >= self.min_visible * whole.area()).tolist()
+        return [annotation for annotation, kept in zip(annotations, visible) if kept]
 
     def _for(self, record: dict) -> "DetectionMapper":
         """This mapper, or one that leaves boxes alone where a record has none."""

@@ -51,14 +51,17 @@ def one_process_first() -> Iterator[None]:
 def without_pretrained(model: DictConfig) -> DictConfig:
     """A copy of a model's config that fetches no ImageNet weights.
 
-    Backbones load them when they are built (`pretrained=...`), in vain where a checkpoint follows.
+    Backbones load them when they are built (`pretrained=...`, or a file), in vain where a
+    checkpoint follows.
     """
     model = copy.deepcopy(model)
     backbone = model.get("backbone")
-    if isinstance(backbone, DictConfig) and backbone.get("pretrained"):
-        backbone.pretrained = False if isinstance(backbone.pretrained, bool) else None
-        if "pretrained_file" in backbone:
-            backbone.pretrained_file = None
+    if isinstance(backbone, DictConfig):
+        if backbone.get("pretrained"):
+            backbone.pretrained = False if isinstance(backbone.pretrained, bool) else None
+        for file in ("pretrained_file", "checkpoint_path"):
+            if file in backbone:
+                backbone[file] = None
     return model
 
 

@@ -1,0 +1,19 @@
+"""Tree crowns on aerial photos (datasets/prepare_trees.py), enlarged: most are 30 to 50 px wide."""
+
+from detectron2.config import LazyCall as L
+
+from co_detr.data.aerial import aerial_augmentation
+
+from .coco_detr import dataloader
+
+dataloader.train.dataset.names = "trees_train"
+dataloader.train.mapper.augmentations = L(aerial_augmentation)(
+    crop_sides=[256, 288, 320, 352, 384], size=512, color=0.3
+)
+dataloader.train.mapper.min_visible = 0.4  # as in the tiles
+dataloader.train.total_batch_size = 4
+dataloader.train.num_workers = 1
+
+dataloader.test.dataset.names = "trees_val"
+dataloader.test.mapper.augmentations[0].update(short_edge_length=640, max_size=640)
+dataloader.test.num_workers = 1
