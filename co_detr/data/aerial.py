@@ -72,7 +72,7 @@ def aerial_augmentation(
     size: int = 512,
     color: float = 0.3,
 ) -> list[T.Augmentation]:
-    """A random square of the picture, enlarged to one size, in any of eight positions and recolored.
+    """A random square of the picture, enlarged to one size, turned or mirrored, and recolored.
 
     Args:
         crop_sides: the side of the square is drawn from these, in pixels: the smaller, the larger

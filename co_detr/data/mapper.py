@@ -65,9 +65,7 @@ class DetectionMapper(DatasetMapper):
             mapper._transform_annotations(example, transforms, image.shape[:2])
         return example
 
-    def _visible(
-        self, record: dict, transforms: T.Transform, size: tuple[int, int]
-    ) -> list[dict]:
+    def _visible(self, record: dict, transforms: T.Transform, size: tuple[int, int]) -> list[dict]:
         """The annotations of which `transforms` to an image of `size` leave enough."""
         annotations = record["annotations"]
         if not self.min_visible or not annotations:

@@ -19,5 +19,5 @@ def backbone_lr_factor(name: str) -> float:
 
 
 def little_data_lr_factor(name: str) -> float:
-    """A twentieth for a trained backbone, which few pictures would spoil; a tenth as DETR has it."""
+    """A twentieth for a backbone that few pictures would spoil; a tenth for sampling offsets."""
     return 0.05 if name.startswith("backbone.") else sampling_lr_factor(name)

@@ -17,10 +17,11 @@ shrink(model)
 optimizer.lr = 5e-4
 optimizer.params.lr_factor_func = little_data_lr_factor
 
-train.max_iter = 600
+train.max_iter = 700
 train.log_period = 20
-train.eval_period = 150
-train.checkpointer.period = 150
+train.eval_period = 175
+train.checkpointer.period = 175
+train.ema.update(enabled=True, decay=0.99)
 train.output_dir = "output/co_dino_trees"
 
 lr_multiplier = L(WarmupParamScheduler)(
