@@ -12,7 +12,7 @@ dataloader.train.mapper.augmentations = L(aerial_augmentation)(
     crop_sides=[240, 288, 336, 384], size=384, color=0.3
 )
 dataloader.train.mapper.min_visible = 0.4  # as in the tiles
-dataloader.train.total_batch_size = 4
+dataloader.train.total_batch_size = 2
 dataloader.train.num_workers = 1
 
 dataloader.test.dataset.names = "trees_val"
