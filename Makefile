@@ -20,8 +20,10 @@ UNFINISHED := $(VENV)/.unfinished
 SOURCES := co_detr configs tools datasets tests setup.py
 DEMO := output/demo
 DIGITS := $(or $(DETECTRON2_DATASETS),datasets)/digits
+DEMO_TREES := output/demo-trees
+TREES := $(or $(DETECTRON2_DATASETS),datasets)/trees
 
-.PHONY: demo test lint format setup clean
+.PHONY: demo demo-trees test lint format setup clean
 
 demo: $(READY)
 	$(BIN)/python datasets/prepare_digits.py
@@ -33,6 +35,17 @@ demo: $(READY)
 		--input "$(DIGITS)/val/00000[1-8].png" --output $(DEMO)/pictures \
 		train.init_checkpoint=$(DEMO)/model_final.pth
 	@echo "Trained and evaluated: $(DEMO)/log.txt. Detections drawn: $(DEMO)/pictures"
+
+# Trains on one aerial photo, evaluates on another, and draws the latter, detected in tiles.
+demo-trees: $(READY)
+	$(BIN)/python datasets/prepare_trees.py
+	$(BIN)/python tools/lazyconfig_train_net.py --resume \
+		--config-file configs/co_dino/co_dino_trees.py train.output_dir=$(DEMO_TREES)
+	$(BIN)/python tools/predict.py --confidence-threshold 0.3 --overwrite \
+		--weights $(DEMO_TREES)/model_best.pth --tiles 400 --tile-overlap 100 \
+		--input $(TREES)/photos/2019_YELL_2_541000_4977000_image_crop.png \
+		--output $(DEMO_TREES)/pictures
+	@echo "Trained and evaluated: $(DEMO_TREES)/log.txt. Trees drawn: $(DEMO_TREES)/pictures"
 
 test: $(READY)
 	$(BIN)/python -m pytest tests -rs
@@ -58,7 +71,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	fi
 	@touch $(UNFINISHED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[digits,video,draw,report,export,polygons,dev]"
+		-e ".[digits,trees,video,draw,report,export,polygons,dev]"
 	@mv $(UNFINISHED) $(READY)
 
 clean:

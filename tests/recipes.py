@@ -1,6 +1,6 @@
 """What the paper and the release say of each configuration, one row each, written down by hand.
 
-Training settings of the digits models are ours; they have no row.
+Training settings of the digits and trees models are ours; they have no row.
 """
 
 from dataclasses import dataclass

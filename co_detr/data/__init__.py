@@ -1,11 +1,12 @@
 """Datasets, augmentation and the data loaders.
 
-Importing it registers the digits dataset and Objects365.
+Importing it registers the digits and trees datasets and Objects365.
 """
 
 import co_detr.paths  # noqa: F401  teaches detectron2 what `~` is
 from co_detr.data import digits as _digits  # noqa: F401
 from co_detr.data import objects365 as _objects365  # noqa: F401
+from co_detr.data import trees as _trees  # noqa: F401
 from co_detr.data.augmentation import RandomChoice, ResizeShortestEdge, detr_augmentation
 from co_detr.data.copy_paste import CopyPaste
 from co_detr.data.dataset import load_dataset

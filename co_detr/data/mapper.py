@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import check_image_size
+from detectron2.structures import Boxes, BoxMode
 
 from co_detr.data.objects import transformed_objects
 from co_detr.data.pictures import read_picture
@@ -25,7 +27,20 @@ class DetectionMapper(DatasetMapper):
     Pictures are read by `read_picture`: of all depths, with one error for all that are broken.
 
     Boxes and bitmaps are transformed together, see `transformed_objects`, with the same result.
+
+    With `min_visible`, objects of whose box a crop leaves less than this share are left out.
     """
+
+    def __init__(self, *args: Any, min_visible: float = 0.0, **kwargs: Any) -> None:
+        """
+        Args:
+            min_visible: least share of a box's area, 0 to 1, that is inside the augmented image.
+            args, kwargs: detectron2's.
+        """
+        super().__init__(*args, **kwargs)
+        if not 0 <= min_visible <= 1:
+            raise ValueError(f"min_visible must lie between 0 and 1, got {min_visible}")
+        self.min_visible = min_visible
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Make an example of one record; the record stays as it is.
@@ -59,6 +74,7 @@ class DetectionMapper(DatasetMapper):
             for annotation in dataset_dict.pop("annotations")
             if not annotation.get("iscrowd", 0)
         ]
+        annotations = self._visible(annotations, transforms, image_shape)
         if self.use_instance_mask and self.instance_mask_format == "polygon":
             dataset_dict["annotations"] = copy.deepcopy(annotations)  # are changed in place
             one_by_one = copy.copy(self)
@@ -78,6 +94,22 @@ class DetectionMapper(DatasetMapper):
             mask_size=mask_size,
             recompute_boxes=self.recompute_boxes,
         )
+
+    def _visible(
+        self, annotations: list[dict], transforms: T.Transform, size: tuple[int, int]
+    ) -> list[dict]:
+        """The annotations of which `transforms` to an image of `size` leave enough."""
+        if not self.min_visible or not annotations:
+            return annotations
+        boxes = [
+            BoxMode.convert(a["bbox"], a.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYXY_ABS)
+            for a in annotations
+        ]
+        whole = Boxes(transforms.apply_box(np.array(boxes, dtype=float)))
+        inside = whole.clone()
+        inside.clip(size)
+        visible = (inside.area() >= self.min_visible * whole.area()).tolist()
+        return [annotation for annotation, kept in zip(annotations, visible) if kept]
 
 
 def check_segmentations(record: dict, annotations: Sequence[dict]) -> None:
