@@ -114,10 +114,14 @@ def shield_workers(loader: Any) -> Any:
     return loader
 
 
-def _shield(before: Any, worker_id: int) -> None:
+def _ignore_all_but_sigterm() -> None:
     for signum in CAUGHT:
         if signum != signal.SIGTERM:
             signal.signal(signum, signal.SIG_IGN)
+
+
+def _shield(before: Any, worker_id: int) -> None:
+    _ignore_all_but_sigterm()
     if hasattr(signal, "sigwaitinfo"):
         # SIGTERM is also how the parent ends a worker: only this call tells who sent it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -224,11 +228,15 @@ _listener: _Listener | None = None
 
 
 def _forget_in_child() -> None:
-    """A forked process neither reacts to signals as its parent does, nor wakes up its thread."""
+    """A forked process neither reacts to signals as its parent does, nor wakes up its thread.
+
+    It is a loader's worker: signals to the group are not for it, even before it can shield itself.
+    """
     global _listener
     if _listener is not None:
         _listener.restore(wakeup_fd=-1)
         _listener = None
+        _ignore_all_but_sigterm()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
