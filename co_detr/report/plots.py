@@ -59,7 +59,7 @@ def precision_recall(
         for index in range(0, 10, 2):
             shade = f"#{_blend('1f5fa8', 'b9d3ee', index / 8)}"
             axes.plot(RECALLS, by_iou[index], color=shade, label=f"{0.5 + index / 20:.1f}")
-        axes.legend(title="IoU", loc="lower left")
+        axes.legend(title="IoU", loc="best")
         second = _square()
         axes = _unit_axes(second, "recall", "precision")
         few = len(names) <= MOST_COLOURS
@@ -69,7 +69,7 @@ def precision_recall(
             axes.plot(RECALLS, curve, color=colour, label=label, linewidth=1.3 if few else 0.6)
         if not few:
             axes.plot(RECALLS, by_iou[0], color="#1f5fa8", linewidth=2, label="mean")
-        axes.legend(loc="lower left", ncols=2 if few else 1)
+        axes.legend(loc="best", ncols=2 if few else 1)
         return (
             svg(first, "Precision over recall at IoU 0.5 to 0.9"),
             svg(second, "Precision over recall of each class at IoU 0.5"),
