@@ -17,8 +17,6 @@ import math
 
 from co_detr.arguments import user_path
 
-HELP = "write a model as ONNX or for torch.export"
-
 logger = logging.getLogger("co_detr.export")
 
 
