@@ -11,6 +11,7 @@ the whole model, values are there in part. Nothing but this module has to know: 
 """
 
 import copy
+import gc
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from detectron2.layers import CNNBlockBase
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -225,3 +226,12 @@ def whole(tensor: Tensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """This process's share of a sharded tensor, in the same memory; any other as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def release_groups() -> None:
+    """Let go of process groups that outlive their models: PyTorch keeps the mesh of every `DTensor`
+    in caches without end, and a mesh its groups.
+    """
+    for thing in gc.get_objects():
+        if type(thing) is DeviceMesh:
+            getattr(thing, "_pg_registry", {}).clear()

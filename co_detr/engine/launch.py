@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import gc
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from co_detr.arguments import parse_arguments
 
-from . import signals
+from . import fsdp, signals
 from .environment import Place, place_in_job
 from .train import main
 
@@ -79,8 +80,32 @@ def _join(place: Place, body: Callable[[argparse.Namespace], Any], args: Any) ->
     )
     comm.create_local_process_group(place.local_size)
     comm.synchronize()
-    body(args)
+    interrupted = None
+    try:
+        body(args)
+    except signals.Interrupted as end:  # all processes obeyed
+        interrupted = end.with_traceback(None)
+    _leave()
+    if interrupted:
+        raise interrupted
+
+
+def _leave() -> None:
+    """Leave the job and end the threads of its process groups, while Python still runs.
+
+    gloo's threads free the tensors of the last collective when they get to it. If Python is being
+    finalized by then they cannot, and the process aborts. A group's threads are joined when the
+    last reference to it goes: `destroy_process_group` drops torch's, not those of detectron2's
+    `comm`, of meshes and of models in reference cycles.
+    """
     dist.destroy_process_group()
+    for name, value in list(vars(comm).items()):
+        if isinstance(value, dist.ProcessGroup):
+            setattr(comm, name, None)
+        elif hasattr(value, "cache_clear"):
+            value.cache_clear()
+    fsdp.release_groups()
+    gc.collect()
 
 
 def _device(local_rank: int, visible: int) -> int:

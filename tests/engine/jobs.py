@@ -56,7 +56,18 @@ def _child(environment, args):
     os.setpgid(0, 0)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    launch(main, args)
+    try:
+        launch(main, args)
+    except SystemExit:
+        _assert_no_thread_of_gloo()
+        raise
+    _assert_no_thread_of_gloo()
+
+
+def _assert_no_thread_of_gloo():
+    """A thread that frees a tensor after Python has ended aborts its process."""
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in names), names
 
 
 def losses(output_dir):
