@@ -20,7 +20,7 @@ from co_detr.ops.soft_nms import SoftNMS
 
 from .description import KEY, Description
 from .files import require_extra
-from .graph import INPUTS
+from .graph import DETECTIONS, INPUTS
 
 
 class ExportedModel(nn.Module, ABC):
@@ -41,15 +41,23 @@ class ExportedModel(nn.Module, ABC):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Detections {"instances": ...} for each {"image": (3, h, w) uint8}, which has to fit."""
+        return self.detections(batched_inputs, self.run_padded(batched_inputs))
+
+    def run_padded(self, batched_inputs: list[dict]) -> Sequence[Tensor]:
+        """Results of `DetectionGraph` for pictures that are padded to the file's input."""
         description = self.description
         shape = (len(batched_inputs), 3, description.height, description.width)
         images = torch.zeros(shape, dtype=torch.uint8)
         sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
         for image, (height, width), x in zip(images, sizes, batched_inputs):
             image[:, :height, :width] = x["image"]
-        outputs = self.run(images, torch.tensor(sizes))
-        detections = [self._instances(*found) for found in zip(sizes, *outputs)]
-        return rescale(detections, batched_inputs)
+        return self.run(images, torch.tensor(sizes))
+
+    def detections(self, batched_inputs: list[dict], outputs: Sequence[Tensor]) -> list[dict]:
+        """Results of the graph in detectron2's format, in the pixels that the inputs ask for."""
+        sizes = [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+        found = zip(sizes, *outputs[: len(DETECTIONS)])
+        return rescale([self._instances(*of_picture) for of_picture in found], batched_inputs)
 
     def _instances(
         self, size: tuple[int, int], boxes: Tensor, scores: Tensor, labels: Tensor

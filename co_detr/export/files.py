@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from .description import KEY, Description
-from .graph import INPUTS, OUTPUTS
+from .graph import INPUTS, DetectionGraph
 
 OPSET = 20
 """Of ONNX: the first with today's GridSample, and read by onnxruntime 1.17 and TensorRT 10."""
@@ -21,11 +20,13 @@ MAX_ONNX_BYTES = 2**31
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
 
-def write_onnx(graph: nn.Module, description: Description, path: Path, opset: int = OPSET) -> None:
+def write_onnx(
+    graph: DetectionGraph, description: Description, path: Path, opset: int = OPSET
+) -> None:
     """Write a graph of standard ONNX operators, for batches of any number of pictures.
 
     Args:
-        graph: a `DetectionGraph`.
+        graph: a detector's.
         description: goes into the metadata, under the key "co_detr", as JSON.
         path: of the file.
         opset: 16 at least, which has GridSample.
@@ -43,7 +44,7 @@ def write_onnx(graph: nn.Module, description: Description, path: Path, opset: in
             export_program(graph, description),
             dynamic_shapes=({0: "batch"}, {0: "batch"}),  # no more than a name here
             input_names=INPUTS,
-            output_names=OUTPUTS,
+            output_names=graph.outputs,
             opset_version=opset,
             dynamo=True,
             verbose=False,
@@ -52,7 +53,7 @@ def write_onnx(graph: nn.Module, description: Description, path: Path, opset: in
     program.save(path, external_data=False)
 
 
-def write_torch(graph: nn.Module, description: Description, path: Path) -> None:
+def write_torch(graph: DetectionGraph, description: Description, path: Path) -> None:
     """Write the graph as `torch.export` saves it, with the description beside it.
 
     Arguments as for `write_onnx`.
@@ -62,7 +63,7 @@ def write_torch(graph: nn.Module, description: Description, path: Path) -> None:
     torch.export.save(program, path, extra_files={KEY: description.to_json()})
 
 
-def export_program(graph: nn.Module, description: Description) -> ExportedProgram:
+def export_program(graph: DetectionGraph, description: Description) -> ExportedProgram:
     """The graph for pictures of one size, in batches of any number."""
     height, width = description.height, description.width
     device = graph.pixel_mean.device

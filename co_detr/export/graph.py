@@ -13,7 +13,8 @@ from co_detr.ops.boxes import to_absolute_xyxy
 from co_detr.ops.soft_nms import NMS, SoftNMS
 
 INPUTS = ("images", "sizes")
-OUTPUTS = ("boxes", "scores", "labels")
+DETECTIONS = ("boxes", "scores", "labels")
+RANKING = "proposals"
 
 
 class DetectionGraph(nn.Module):
@@ -48,9 +49,10 @@ class DetectionGraph(nn.Module):
         self.mask_padding, self.canvas = model.mask_padding, model.canvas
         self.suppression = suppression
         self.max_detections = model.postprocess.max_detections
+        self.outputs = DETECTIONS if self.proposals is None else (*DETECTIONS, RANKING)
         self.eval()
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """Detect.
 
         Args:
@@ -62,7 +64,8 @@ class DetectionGraph(nn.Module):
             boxes (N, K, 4) absolute XYXY in pixels of the input, clipped to the pictures, scores
             (N, K), falling, and labels (N, K) int64. With NMS in the graph, what it dropped has
             score 0 and comes last. For soft-NMS, which it does not hold, K is as many as soft-NMS
-            looks at.
+            looks at. Of two-stage models also (N, Q) int64, the encoder token that each query
+            began as: which of two proposals of equal score comes first is a matter of rounding.
         """
         height, width = images.shape[-2:]
         outside = padding_by_comparison(sizes, height, width)
@@ -81,7 +84,8 @@ class DetectionGraph(nn.Module):
             keep = keep_by_nms(boxes, scores, labels, num_classes, self.suppression.iou_threshold)
             scores, order = (scores * keep).topk(self.count(scores.shape[1]), dim=1)
             labels, boxes = labels.gather(1, order), _rows(boxes, order)
-        return boxes.minimum(own), scores, labels
+        detections = boxes.minimum(own), scores, labels
+        return detections if proposals is None else (*detections, proposals.index)
 
     def normalize(self, images: Tensor, outside: Tensor) -> Tensor:
         """As `Detector.preprocess`: padding is zero, or on a canvas the gray of training."""

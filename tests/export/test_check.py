@@ -1,15 +1,12 @@
 """What counts as the same detections."""
 
-import os
-import types
-
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from export_fixtures import SIZE, tiny_model
 
-from co_detr.export import exporting
-from co_detr.export.check import ExportDiffersError, compare
-from co_detr.ops.ms_deform_attn.choice import REFERENCE, VARIABLE
+from co_detr.export import check
+from co_detr.export.check import ExportDiffersError, compare, expected_detections
 
 BOXES = [[0, 0, 10, 10], [5, 5, 20, 30], [40, 40, 60, 50]]
 
@@ -83,27 +80,44 @@ def test_without_detections(found, expected, fits):
             compare(*pair, tolerance=1e-3)
 
 
-@pytest.mark.parametrize("stable", [True, False])
-def test_a_model_that_rounding_changes_is_told_from_a_file_that_differs(monkeypatch, stable):
-    """The file finds another class; so does the model, unless it is stable, when it rounds
-    otherwise."""
-    others = [detections(classes=(3, 1, 2))]
-
-    def expected(*_):
-        otherwise = os.environ.get(VARIABLE) == REFERENCE
-        return others if otherwise and not stable else [detections()]
-
-    class File:
-        description = types.SimpleNamespace(height=8, width=8)
-
-        def __call__(self, inputs):
-            return [{"instances": found} for found in others]
-
-    exported = types.SimpleNamespace(
-        model=File(), prepare=lambda picture: torch.zeros(3, 8, 8, dtype=torch.uint8)
+@pytest.fixture
+def ranked():
+    """`expected_detections` of a Co-DINO for a picture, with its proposals in a given order."""
+    model = tiny_model()
+    picture = torch.randint(0, 256, (3, *SIZE), generator=torch.Generator().manual_seed(0))
+    inputs = [{"image": picture.to(torch.uint8)}]
+    logits = []
+    handle = model.proposals.class_branch.register_forward_hook(
+        lambda module, args, output: logits.append(output.amax(-1))
     )
-    monkeypatch.setattr(exporting, "expected_detections", expected)
-    with pytest.raises(ExportDiffersError) as caught:
-        exporting.check(exported, None, None)
-    assert ("nearly tied" in str(caught.value)) is not stable
-    assert "not those of" in str(caught.value)
+    before = expected_detections(model, inputs, *SIZE)
+    handle.remove()
+    scores = logits[0].sigmoid()
+
+    def run(ranking):
+        return expected_detections(model, inputs, *SIZE, ranking)
+
+    return before, scores.topk(30, dim=1).indices, scores, run
+
+
+def test_the_model_follows_a_ranking_that_differs_among_equal_scores_only(ranked, monkeypatch):
+    before, index, scores, run = ranked
+    assert compare(run(index), before, tolerance=0).boxes == 0
+    exchanged = index.clone()
+    exchanged[0, [4, 5]] = index[0, [5, 4]]
+    gap = (scores[0, index[0, 4]] - scores[0, index[0, 5]]).item()
+    with pytest.raises(ExportDiffersError, match=f"ranks proposals otherwise: .*{gap:.2g} off"):
+        run(exchanged)
+    monkeypatch.setattr(check, "RANK_TIE", 2 * gap)
+    assert compare(run(index), before, tolerance=0).boxes == 0  # nothing is left behind
+    moved = run(exchanged)[0].scores.sort().values - before[0].scores.sort().values
+    assert moved.abs().max() > 1e-4  # other queries
+
+
+def test_a_proposal_that_comes_twice_is_an_error(ranked, monkeypatch):
+    _, index, _, run = ranked
+    monkeypatch.setattr(check, "RANK_TIE", 1.0)
+    with pytest.raises(ExportDiffersError, match="30 proposals, or fewer that differ"):
+        run(torch.cat([index[:, :29], index[:, :1]], dim=1))
+    with pytest.raises(ExportDiffersError, match="the file has 29 proposals.*the model has 30"):
+        run(index[:, :29])

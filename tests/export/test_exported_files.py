@@ -68,6 +68,7 @@ def test_only_standard_operators_and_a_free_batch(onnx_detector):
         "boxes": [N, 30, 4],  # all queries, for the soft-NMS of Co-DINO
         "scores": [N, 30],
         "labels": [N, 30],
+        "proposals": [N, 30],
     }
 
 

@@ -70,7 +70,7 @@ def test_with_duplicates_suppressed(suppression):
     model.postprocess.suppression, model.postprocess.max_detections = suppression, 30
     exported, found = check(model, sizes=SIZES[:2])
     if isinstance(suppression, NMS):
-        boxes, scores, labels = exported.outputs
+        boxes, scores, labels, _ = exported.outputs
         counts = (scores > 0).sum(1).tolist()
         assert counts == [len(instances) for instances in found]
         assert min(counts) < scores.shape[1] == model.postprocess.max_detections

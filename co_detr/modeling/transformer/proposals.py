@@ -81,14 +81,18 @@ class TwoStageProposals(nn.Module):
         if self.class_agnostic:
             logits = self.class_branch(tokens)
             boxes = (self.box_branch(tokens) + base).sigmoid()
-            index = logits[..., 0].topk(count, dim=1).indices
+            index = self.ranked(logits[..., 0], count)
             return Proposals(index, _take(boxes, index).detach(), logits, boxes, True)
         # The loss looks at the chosen tokens only: no gradient, and nothing kept, for the others.
-        index = self.best_scores(tokens).topk(count, dim=1).indices
+        index = self.ranked(self.best_scores(tokens), count)
         tokens, base = _take(tokens, index), _take(base, index)
         boxes = (self.box_branch(tokens) + base).sigmoid()
         logits = self.class_branch(tokens[:, : self.num_proposals])
         return Proposals(index, boxes.detach(), logits, boxes[:, : self.num_proposals], False)
+
+    def ranked(self, logits: Tensor, count: int) -> Tensor:
+        """The tokens with the highest of logits (N, S), best first: (N, count)."""
+        return logits.topk(count, dim=1).indices
 
     @torch.no_grad()
     def best_scores(self, tokens: Tensor) -> Tensor:
