@@ -51,12 +51,22 @@ def port(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C; ImportError, OSError or ValueError say why that is impossible."""
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        ImportError: the extra is not installed.
+        OSError: the address is not to be had.
+        ValueError, FileNotFoundError: as `load_detector`.
+    """
+    import signal
+    import sys
     import tempfile
     from pathlib import Path
 
-    from .server import LOOPBACK, address, application, listen, prepare_gradio, serve
+    from .server import LOOPBACK, address, application, listen, prepare_gradio, server_of
 
+    # as after Ctrl-C, uploads are not left behind
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="co_detr_web_") as folder:
         prepare_gradio(folder)
         with listen(args.host, args.port) as socket:  # before the model, as the port may be taken
@@ -80,5 +90,5 @@ def run(args: argparse.Namespace) -> int:
             print(f"Open {address(socket)} in a browser. Ctrl-C ends it.", flush=True)
             if args.host not in LOOPBACK:
                 print("Everybody who reaches this machine can use the page.", flush=True)
-            serve(app, socket)
+            server_of(app).run(sockets=[socket])
     return 0

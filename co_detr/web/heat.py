@@ -24,7 +24,7 @@ def kinds_of(model: nn.Module) -> list[str]:
     """The heat maps that there are of a model; none of one that is not ours."""
     if not isinstance(model, base_detector.Detector):
         return []
-    return [ENCODER, BRANCH] if has_decoder(model) else [ENCODER]
+    return [BRANCH, ENCODER] if has_decoder(model) else [ENCODER]
 
 
 def heat_map(detector: Detector, image: np.ndarray, kind: str, branch: str) -> np.ndarray:

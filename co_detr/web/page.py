@@ -18,7 +18,7 @@ COLUMNS = ("class", "score", "x1", "y1", "x2", "y2")
 KEPT_FILES = 20  # COCO files that can still be saved
 DAY = 86400  # seconds
 
-HEAT_MAPS = {ENCODER: "of the encoder", BRANCH: "of the branch"}
+HEAT_MAPS = {BRANCH: "of the branch", ENCODER: "of the encoder"}
 WELCOME = "Drop a picture on the left: what is in it appears here."
 
 CSS = """
@@ -26,6 +26,25 @@ CSS = """
 #picture img { max-height: 72vh; object-fit: contain; }
 #status { min-height: 1.6em; }
 """
+
+
+def only_uploads(file: gr.File) -> gr.File:
+    """The same component, which takes what was uploaded and nothing else.
+
+    Gradio would fetch an address for whoever names one instead of uploading, and, on a page that it
+    does not launch itself, copy any file of this machine.
+    """
+    move = file.async_move_resource_to_block_cache
+    uploads = Path(file.GRADIO_CACHE).resolve()
+
+    async def move_upload(path: str | Path | None) -> str | None:
+        if path is not None and not Path(path).resolve().is_relative_to(uploads):
+            raise gr.Error("This is no upload: only uploaded files are read.")
+        return await move(path)
+
+    # by assignment: of a class that inherits from its own, Gradio writes a stub file
+    file.async_move_resource_to_block_cache = move_upload
+    return file
 
 
 def look_of_page() -> dict[str, Any]:
@@ -58,7 +77,9 @@ def build_page(viewer: Viewer, name: str, threshold: float, folder: Path) -> gr.
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                file = gr.File(label=f"Picture, up to {MAX_UPLOAD.upper()}", height=150)
+                file = only_uploads(
+                    gr.File(label=f"Picture, up to {MAX_UPLOAD.upper()}", height=150)
+                )
                 least = gr.Slider(
                     LEAST_SCORE,
                     1,
@@ -78,8 +99,8 @@ def build_page(viewer: Viewer, name: str, threshold: float, folder: Path) -> gr.
                     [("none", ""), *((HEAT_MAPS[kind], kind) for kind in viewer.heat_maps)],
                     value="",
                     label="Heat map",
-                    info="where the encoder's features are strong, or what speaks for the "
-                    "detections of the branch",
+                    info="what speaks for the detections of the branch, or where the encoder's "
+                    "features are strong",
                     visible=bool(viewer.heat_maps),
                 )
             with gr.Column(scale=3, min_width=480):

@@ -42,9 +42,10 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
         raise OSError(
-            f"cannot serve at {host}, port {port} ({error.strerror}): choose another with --host "
-            "and --port; --port 0 takes a free one"
+            f"cannot serve at {host}, port {port}: {reason}; choose others with --host and --port "
+            "(0 takes a free one)"
         ) from error
 
 
@@ -90,13 +91,12 @@ def application(page: Any, look: dict[str, Any], host: str) -> Any:
     )
 
 
-def serve(app: Any, listening: socket.socket) -> None:
-    """Answer requests until the process is told to end."""
+def server_of(app: Any) -> Any:
+    """What serves an application: `run(sockets=[...])` does until the process is told to end."""
     import uvicorn
 
     # browsers keep connections open, which an end would wait for
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
 
 class _WithPolicy:
