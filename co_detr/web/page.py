@@ -51,8 +51,8 @@ def look_of_page() -> dict[str, Any]:
     """`theme` and `css` of the page; its fonts are those of the machine that shows it."""
     theme = gr.themes.Default(
         primary_hue="teal",
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
+        font=[gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")],
+        font_mono=[gr.themes.Font("ui-monospace"), gr.themes.Font("monospace")],
     )
     return {"theme": theme, "css": CSS}
 
@@ -128,6 +128,7 @@ def build_page(viewer: Viewer, name: str, threshold: float, folder: Path) -> gr.
             [status, picture, table, save],
             trigger_mode="always_last",  # a slider that moves on is not followed step by step
             show_progress="minimal",
+            show_progress_on=picture,
             api_visibility="private",
         )
     return page
