@@ -6,6 +6,8 @@ import shutil
 import pytest
 from lively import save_picture
 
+from co_detr.web.viewer import LEAST_SCORE
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 
@@ -81,16 +83,20 @@ def test_a_picture_is_dropped_and_looked_at_in_every_way(page, served, tmp_path)
     from playwright.sync_api import expect
 
     assert "Drop a picture" in page.locator("#status").inner_text()
-    found = count(drop(page, save_picture(tmp_path / "a.png")))
-    assert found > 0
+    path = save_picture(tmp_path / "a.png")
+    scores = served.viewer.look(path, LEAST_SCORE).instances.scores
+    found = count(drop(page, path))
+    assert found == (scores >= 0.5).sum() > 0
     drawn = pixels(page)
     expect(page.locator("#table")).to_contain_text(re.compile(r"digit \d"))
 
     runs = len(served.runs)
-    fewer = count(move(page, 0.6))
-    assert 0 <= fewer < found < count(move(page, 0.05)) == 40
-    assert len(served.runs) == runs  # the model was not asked again
+    steps = [step / 100 for step in range(5, 100)]
+    some = next(step for step in steps if 0 < (scores >= step).sum() < found)
+    assert count(move(page, some)) == (scores >= some).sum()
+    assert count(move(page, 1)) == 0
     assert count(move(page, 0.5)) == found
+    assert len(served.runs) == runs  # the model was not asked again
 
     plain = pixels(page)
     page.get_by_label("of the branch").check()
