@@ -1,4 +1,4 @@
-# `make demo`, `make test` and `make lint` work on a machine that has Python >= 3.10 (with venv) and
+# `make demo`, `make test`, `make test-web` and `make lint` work on a machine that has Python >= 3.10 (with venv) and
 # make, and nothing else: each sets up `.venv` first if needed. Another interpreter is chosen with
 # `make PYTHON=python3.12 ...`, another place for the environment with `make VENV=/path ...`.
 
@@ -17,13 +17,14 @@ export GOMP_SPINCOUNT
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
+WEB := $(VENV)-web
 SOURCES := co_detr configs tools datasets tests setup.py
 DEMO := output/demo
 DIGITS := $(or $(DETECTRON2_DATASETS),datasets)/digits
 DEMO_TREES := output/demo-trees
 TREES := $(or $(DETECTRON2_DATASETS),datasets)/trees
 
-.PHONY: demo demo-trees test lint format setup clean
+.PHONY: demo demo-trees test test-web lint format setup clean
 
 demo: $(READY)
 	$(BIN)/python datasets/prepare_digits.py
@@ -50,6 +51,10 @@ demo-trees: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest tests -rs
 
+# The page of `co-detr web`, in a Chromium that is there.
+test-web: $(WEB)/.ready
+	$(WEB)/bin/python -m pytest tests/web -rs
+
 lint: $(READY)
 	$(BIN)/python -m ruff check $(SOURCES)
 	$(BIN)/python -m black --check --quiet --diff $(SOURCES)
@@ -74,5 +79,19 @@ $(READY): pyproject.toml setup.py constraints.txt
 		-e ".[digits,trees,video,draw,report,export,polygons,dev]"
 	@mv $(UNFINISHED) $(READY)
 
+# Gradio wants an older Pillow than the others are pinned to, and so has an environment of its own,
+# which takes from $(VENV) what it does not bring. It is made anew whenever that changes.
+$(WEB)/.ready: $(READY)
+	rm -rf $(WEB)
+	$(BIN)/python -m venv $(WEB)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" \
+		% sysconfig.get_path("purelib"))' \
+		> $$($(WEB)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	grep -v '^pillow==' constraints.txt > $(WEB)/constraints.txt
+	echo 'pillow==12.3.0' >> $(WEB)/constraints.txt
+	$(WEB)/bin/python -m pip install --disable-pip-version-check -c $(WEB)/constraints.txt \
+		-e ".[web,browser]"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(WEB) build dist *.egg-info

@@ -5,6 +5,7 @@ images, S encoder tokens, C channels, n heads, cells of the encoder's finest lev
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +40,24 @@ def prepare_heads(model: CoDETR) -> None:
             module.score_threshold = 0.0
 
 
+@contextmanager
+def prepared_heads(model: CoDETR) -> Iterator[None]:
+    """`prepare_heads` for a while: afterwards the heads detect as they did before."""
+    changed = ("suppression", "score_threshold")
+    before = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for name in changed
+        if hasattr(module, name)
+    ]
+    try:
+        prepare_heads(model)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
 @dataclass(frozen=True)
 class OriginalScores:
     """Keeps what a suppression keeps, with the scores it had before.
@@ -53,23 +72,27 @@ class OriginalScores:
         return kept, scores[kept]
 
 
-def head_maps(model: CoDETR, examples: Sequence[dict]) -> list[Tensor]:
+def head_maps(
+    model: CoDETR, examples: Sequence[dict], heads: Sequence[str] | None = None
+) -> list[Tensor]:
     """Draw a map for each head, by the gradient of its evidence by the encoder's output.
 
     Args:
         model: after `prepare_heads`.
         examples: with "image"; objects are not read.
+        heads: of `head_names`; None for all.
 
     Returns:
-        per image (n, H_1, W_1), in the order of `head_names`: not negative, at most 1, the cells of
-        the encoder's finest level within the image.
+        per image (n, H_1, W_1), in the order of `heads`: not negative, at most 1, the cells of the
+        encoder's finest level within the image.
     """
+    heads = head_names(model) if heads is None else heads
     with torch.no_grad():
         memory, sizes = encode(model, examples)
     features = memory.maps()
     gradients = [
         replace(memory, tokens=gradient).maps()
-        for gradient in head_gradients(model, memory, sizes, head_names(model))
+        for gradient in head_gradients(model, memory, sizes, heads)
     ]
     return [
         torch.stack(

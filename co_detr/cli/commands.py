@@ -23,6 +23,7 @@ COMMANDS = {
     "train": Command("co_detr.cli.train", "train by a config", overrides=True),
     "evaluate": Command("co_detr.cli.evaluate", "measure the AP of weights", overrides=True),
     "predict": Command("co_detr.inference.command", "detect objects in pictures", overrides=True),
+    "web": Command("co_detr.web.command", "try a detector on a page", overrides=True),
     "export": Command(
         "co_detr.export.command", "write a detector as ONNX or for torch.export", overrides=True
     ),

@@ -164,7 +164,7 @@ class ExportedDetector(Detector):
 
     def prepare(self, picture: Picture) -> Tensor:
         """A picture as it goes into the file's input, resized: (3, h, w) uint8."""
-        return self._input_of(to_array(picture))["image"]
+        return self.input_of(to_array(picture))["image"]
 
     def _resize(self, height: int, width: int) -> ResizeShortestEdge:
         return fitting_resize(self.model.description, height, width)

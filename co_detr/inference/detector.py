@@ -131,7 +131,7 @@ class Detector:
             Detections of each picture, in the order of the pictures, as calls return them.
         """
         size = self._at_least_one(batch_size)
-        inputs = [self._input_of(image) for image in images]
+        inputs = [self.input_of(image) for image in images]
         groups = defaultdict(list)
         for index, x in enumerate(inputs):
             groups[self._padded_size(*x["image"].shape[-2:])].append(index)
@@ -170,8 +170,8 @@ class Detector:
             raise ValueError(f"batch_size={size} must be at least 1")
         return size
 
-    def _input_of(self, image: np.ndarray) -> dict[str, Any]:
-        """The model's input for an array."""
+    def input_of(self, image: np.ndarray) -> dict[str, Any]:
+        """The model's input for an array (H, W, 3) in RGB."""
         check_array(image, RGB_ARRAY)
         height, width = image.shape[:2]
         image = image if self.image_format == "RGB" else image[:, :, ::-1]

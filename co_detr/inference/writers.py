@@ -111,12 +111,7 @@ class ResultWriter:
     def finish(self) -> None:
         """Write what was noted so far, each file whole or not at all."""
         annotations = [annotation for _, shown, _ in self._done for annotation in shown]
-        numbered = [{"id": number, **a} for number, a in enumerate(annotations, start=1)]
-        content = {
-            "images": [image for image, _, _ in self._done],
-            "categories": self.categories,
-            "annotations": numbered,
-        }
+        content = to_coco([image for image, _, _ in self._done], annotations, self.categories)
         with whole_file(str(self.folder / PREDICTIONS)) as file:
             json.dump(content, file, indent=1)
         if self.results is not None:
@@ -146,6 +141,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def to_coco(images: list[dict], annotations: list[dict], categories: list[dict]) -> dict:
+    """The content of a COCO file, with its annotations numbered from 1."""
+    numbered = [{"id": number, **a} for number, a in enumerate(annotations, start=1)]
+    return {"images": images, "categories": categories, "annotations": numbered}
 
 
 def to_annotations(instances: Instances, image_id: Any, categories: list[dict]) -> list[dict]:

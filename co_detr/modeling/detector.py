@@ -60,9 +60,8 @@ class CoDETR(Detector):
             query_sources.pop("customized", None)
         if "matching" not in query_sources:
             raise ValueError(f'query_sources need "matching", got {list(query_sources)}')
-        branches = ["matching", *self.aux_heads]
-        if eval_branch not in branches:
-            raise ValueError(f"eval_branch {eval_branch!r} is none of {branches}")
+        if eval_branch not in self.branches:
+            raise ValueError(f"eval_branch {eval_branch!r} is none of {self.branches}")
         if "customized" in query_sources:
             # in the order of the release, whose parameters have no names: RoI heads come first
             dense = {name: isinstance(head, DenseHead) for name, head in self.aux_heads.items()}
@@ -82,6 +81,11 @@ class CoDETR(Detector):
             self.aux_heads.requires_grad_(False)
             if self.pyramid is not None:
                 self.pyramid.requires_grad_(False)
+
+    @property
+    def branches(self) -> list[str]:
+        """What `eval_branch` may be: the matching queries, and the auxiliary heads by name."""
+        return ["matching", *self.aux_heads]
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.

@@ -21,7 +21,7 @@ class EncoderDetector(Detector):
 
     def __init__(self, *, eval_branch: str | None = None, **detector):
         super().__init__(**detector)
-        heads = list(self.aux_heads)
+        heads = self.branches
         if not heads:
             raise ValueError("without a decoder, aux_heads detect: pass one, as aux_heads.atss")
         if eval_branch is None and len(heads) > 1:
@@ -29,6 +29,11 @@ class EncoderDetector(Detector):
         self.eval_branch = eval_branch or heads[0]
         if self.eval_branch not in heads:
             raise ValueError(f"eval_branch {eval_branch!r} is none of {heads}")
+
+    @property
+    def branches(self) -> list[str]:
+        """What `eval_branch` may be: the heads by name."""
+        return list(self.aux_heads)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise; as `CoDETR.forward`."""
