@@ -1,5 +1,5 @@
-# `make demo`, `make test`, `make test-web` and `make lint` work on a machine that has Python >= 3.10 (with venv) and
-# make, and nothing else: each sets up `.venv` first if needed. Another interpreter is chosen with
+# `make demo`, `make test`, `make test-web` and `make lint` work on a machine that has Python >= 3.10
+# (with venv) and make, and nothing else: each sets up `.venv` first if needed. Another interpreter is chosen with
 # `make PYTHON=python3.12 ...`, another place for the environment with `make VENV=/path ...`.
 
 PYTHON ?= python3
