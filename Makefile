@@ -53,6 +53,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/python -m ruff check $(SOURCES)
 	$(BIN)/python -m black --check --quiet --diff $(SOURCES)
+	$(BIN)/python -m mypy
 
 format: $(READY)
 	$(BIN)/python -m ruff check --fix $(SOURCES)
