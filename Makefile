@@ -58,6 +58,7 @@ test-web: $(WEB)/.ready
 lint: $(READY)
 	$(BIN)/python -m ruff check $(SOURCES)
 	$(BIN)/python -m black --check --quiet --diff $(SOURCES)
+	$(BIN)/python -m mypy
 
 format: $(READY)
 	$(BIN)/python -m ruff check --fix $(SOURCES)

@@ -32,7 +32,7 @@ def _make_detectron2_importable() -> None:
     packages = [spec for spec in specs if spec.origin is not None]
     if not packages:
         sys.path.append(str(_FALLBACK))
-    elif specs[0].origin is None:
+    elif specs[0].origin is None and packages[0].origin is not None:
         sys.path.append(str(Path(packages[0].origin).parents[1]))
     importlib.invalidate_caches()
 

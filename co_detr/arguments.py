@@ -66,7 +66,8 @@ def split_overrides(
         for name in action.option_strings
         if action.nargs is None or action.nargs == 1
     }
-    overrides, others = [], []
+    overrides: list[str] = []
+    others: list[str] = []
     before = ""
     for position, word in enumerate(words):
         if word == "--":

@@ -1,6 +1,6 @@
 """What is known of the models of the zoo without loading their configs; MODEL_ZOO.md says more."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 
 class Facts(NamedTuple):
@@ -171,13 +171,16 @@ _RELEASES = {
 }
 
 
-def _number(text: str, kind: type = int) -> int | float | None:
+_Number = TypeVar("_Number", int, float)
+
+
+def _number(text: str, kind: type[_Number]) -> _Number | None:
     return None if text == "-" else kind(text)
 
 
 def _facts(row: str) -> tuple[str, Facts]:
     name, backbone, data, epochs, queries, ap = row.split()
-    numbers = _number(epochs), _number(queries), _number(ap, float)
+    numbers = _number(epochs, int), _number(queries, int), _number(ap, float)
     return name, Facts(backbone, data, *numbers, _RELEASES.get(name.rpartition("/")[2]))
 
 

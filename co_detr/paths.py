@@ -35,7 +35,7 @@ def expand_home(cfg: DictConfig | ListConfig) -> None:
     """Replace `~` at the beginning of every text in a config, in place; `~name` where there is such
     a user."""
     for key in cfg.keys() if isinstance(cfg, DictConfig) else range(len(cfg)):
-        node = cfg._get_node(key)
+        node: Any = cfg._get_node(key)  # type: ignore[arg-type]  # an index where cfg is a list
         value = node._value()
         if isinstance(value, str) and value.startswith("~"):
             node._set_value(os.path.expanduser(value))

@@ -11,9 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 
+import co_detr
 from co_detr import model_zoo
 from co_detr.model_facts import MODELS
 
@@ -120,6 +122,10 @@ def test_wheel_holds_all_of_the_package_and_all_configs(installed):
         assert expected <= found
 
 
+def test_wheel_says_that_it_has_types(installed):
+    assert (installed / "co_detr" / "py.typed").exists()
+
+
 def test_installed_copy_finds_its_configs(installed):
     code = """
 import sys; sys.path.insert(0, sys.argv[1])
@@ -187,17 +193,52 @@ def _normalized(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_every_dependency_is_pinned():
+def _by_extra():
+    """Names of the packages of each extra, and under "" of those that are always there."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = sum(project["optional-dependencies"].values(), project["dependencies"])
+    wanted = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {
+        extra: {_normalized(Requirement(text).name) for text in texts}
+        for extra, texts in wanted.items()
+    }
+
+
+def test_every_dependency_is_pinned():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(
         re.match(r"[\w.-]+==[\w.]+(; python_version (<|>=) \"3.11\")?$", pin) for pin in pins
     )
     pinned = {_normalized(pin.split("==")[0]) for pin in pins}
-    missing = {_normalized(re.split(r"[<>=! ]", name)[0]) for name in declared} - pinned
-    assert not missing
+    assert not set.union(*_by_extra().values()) - pinned
+
+
+def test_third_party_names_every_dependency_with_its_extras():
+    text = (ROOT / "THIRD_PARTY.md").read_text()
+    always, by_extra = text.split("## Packages\n")[1].split("\n## ")[0].split("By extra")
+    named = {"": {_normalized(row[0]) for row in _cells(always)}}
+    for package, extras, *_ in _cells(by_extra):
+        for extra in extras.split(", "):
+            named.setdefault(extra, set()).add(_normalized(package))
+    assert named == _by_extra()
+
+
+def _cells(text):
+    """The rows of a Markdown table, below its head."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return rows[1:]
+
+
+def test_citation_has_the_version_of_the_package():
+    version = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert version[1] == co_detr.__version__
+
+
+def test_the_workflow_runs_the_versions_of_python_that_are_supported():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    versions = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">={versions[0]}"
 
 
 DETECTRON2_REQUIREMENTS = [

@@ -3,7 +3,7 @@
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -72,7 +72,7 @@ def wanted_runs(plans: Sequence[dict[Model, list[Run]]]) -> dict[Run, list[Evalu
     return {run: list(runs[run]) for run in sorted(runs, key=lambda run: run.seed)}
 
 
-def check_output(runs: Sequence[Run], *, resume: bool, output: Path) -> None:
+def check_output(runs: Collection[Run], *, resume: bool, output: Path) -> None:
     """Refuse to touch what is there unless it is to be continued and fits.
 
     Raises:

@@ -103,7 +103,7 @@ OF_DECODER = Evaluation("matching_soft_nms", (f"model.postprocess.suppression={S
 
 def _of_head(head: str, *, nms: bool) -> Evaluation:
     """The evaluation of an auxiliary head, without its NMS if so wanted."""
-    overrides = (f"model.eval_branch={head}",)
+    overrides: tuple[str, ...] = (f"model.eval_branch={head}",)
     if not nms:
         overrides += (f"model.aux_heads.{head}.nms_threshold=1.0",)  # no IoU is above
     return Evaluation(head if nms else f"{head}_without_nms", overrides)

@@ -23,7 +23,8 @@ def curve_of(line: Line) -> tuple[list[int], list[float], list[float], list[floa
     return (
         iterations,
         [statistics.fmean(v) for v in values],
-        *([pick(v) for v in values] for pick in (min, max)),
+        [min(v) for v in values],
+        [max(v) for v in values],
     )
 
 

@@ -195,6 +195,7 @@ class Runner:
         for job in jobs:
             job.ask_to_end()
         for job in jobs:
+            assert job.process is not None  # a step has begun
             job.process.wait()
             job.lock.close()
         raise signals.Interrupted(
@@ -240,6 +241,7 @@ class _Job:
         return self.run.folder / "console.txt"
 
     def has_ended(self) -> bool:
+        assert self.process is not None  # a step has begun
         return self.process.poll() is not None
 
     def next_step(self) -> str | None:
@@ -248,8 +250,8 @@ class _Job:
         Raises:
             Failure: the step before has failed.
         """
-        if self._step is not None and (self.process.returncode or not self._step.is_done()):
-            code = self.process.returncode
+        code = None if self.process is None else self.process.returncode
+        if self._step is not None and (code or not self._step.is_done()):
             how = f"exit code {code}" if code else "no result"
             raise Failure(f"failed ({how}) when it {self._step.what}, see {self._log}")
         self._step = next(self._steps, None)
@@ -270,6 +272,7 @@ class _Job:
 
     def ask_to_end(self) -> None:
         """Send SIGTERM to the processes of the current step."""
+        assert self.process is not None  # a step has begun
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGTERM)
 

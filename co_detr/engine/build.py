@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import instantiate
@@ -82,7 +82,7 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     for settings in (optimizer.defaults, *optimizer.param_groups):
         for name, value in settings.items():
             if OmegaConf.is_config(value):
-                settings[name] = tuple(OmegaConf.to_container(value))
+                settings[name] = tuple(cast(list, OmegaConf.to_container(value)))
     if reference := cfg.train.get("reference_batch_size"):
         _scale_rates(optimizer, total_batch_size(cfg), reference)
     return optimizer
@@ -168,7 +168,7 @@ def clip_grad_params(cfg: DictConfig) -> dict[str, Any] | None:
     clip_grad = cfg.train.get("clip_grad")
     if not clip_grad or not clip_grad.enabled:
         return None
-    return OmegaConf.to_container(clip_grad.params)
+    return cast(dict[str, Any], OmegaConf.to_container(clip_grad.params))
 
 
 def build_train_loader(cfg: DictConfig, start_iter: int) -> Any:

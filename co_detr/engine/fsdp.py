@@ -196,7 +196,7 @@ def gathered(state: Any) -> Any:
         whole = state.full_tensor()
         return whole.cpu() if comm.is_main_process() else None
     if isinstance(state, Mapping):
-        result = copy.copy(state)  # with the attributes that the state of a module has
+        result: Any = copy.copy(state)  # with the attributes that the state of a module has
         for key, value in state.items():
             result[key] = gathered(value)
         return result

@@ -146,7 +146,7 @@ class BestCheckpointer(HookBase):
                 f"The evaluation has no result '{self._metric}', so no best checkpoint is kept: "
                 "set train.best_checkpoint.metric to one of the results it logs"
             )
-        if not math.isfinite(value):
+        if iteration is None or not math.isfinite(value):
             return None
         if self._best is not None and self._sign * value <= self._sign * self._best:
             return None

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -146,8 +146,9 @@ def waits(
 
 
 def _to_host(source: object, target: object, device_type: str) -> bool:
-    tensors = isinstance(source, Tensor) and isinstance(target, Tensor)
-    return tensors and source.device.type == device_type and target.device.type == "cpu"
+    if not (isinstance(source, Tensor) and isinstance(target, Tensor)):
+        return False
+    return source.device.type == device_type and target.device.type == "cpu"
 
 
 def _has_mask(indices: Sequence[Tensor | None]) -> bool:
@@ -156,7 +157,7 @@ def _has_mask(indices: Sequence[Tensor | None]) -> bool:
 
 def place() -> str:
     """Where in this package the innermost call stands, as "file:line"; else "backward"."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(PACKAGE) and path not in WATCHING:

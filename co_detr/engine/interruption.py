@@ -1,7 +1,7 @@
 """Training and evaluation that end early, on all ranks together, when a signal asks for it."""
 
 from collections.abc import Callable, Iterator, MutableSequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
@@ -10,6 +10,9 @@ from detectron2.utils import comm
 from . import signals
 from .checkpoint import WholeFileCheckpointer
 from .hooks import PeriodicCheckpointer
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
 
 
 class StopOnSignal(HookBase):
@@ -22,6 +25,8 @@ class StopOnSignal(HookBase):
         checkpointer: knows where the last checkpoint is.
         saver: writes it.
     """
+
+    trainer: "Trainer"
 
     def __init__(self, checkpointer: WholeFileCheckpointer, saver: PeriodicCheckpointer):
         self._checkpointer = checkpointer
@@ -80,8 +85,9 @@ class UnlessAsked(DatasetEvaluator):
     """An evaluator, or several, without results if a signal has asked some rank to end."""
 
     def __init__(self, evaluator: DatasetEvaluator | MutableSequence[DatasetEvaluator]):
-        several = isinstance(evaluator, MutableSequence)
-        self._evaluator = DatasetEvaluators(evaluator) if several else evaluator
+        if isinstance(evaluator, MutableSequence):
+            evaluator = DatasetEvaluators(evaluator)
+        self._evaluator = evaluator
 
     def reset(self) -> None:
         self._evaluator.reset()

@@ -171,6 +171,7 @@ def _forwarding() -> Iterator[_Forwarded]:
         else:
             return
         for child in multiprocessing.active_children():
+            assert child.pid is not None  # it has started
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signum)
 

@@ -221,7 +221,9 @@ class _Listener:
 
     def _check_launcher(self) -> None:
         if self._launcher and os.getppid() != self._launcher:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+            main = threading.main_thread().ident
+            assert main is not None  # it has started
+            signal.pthread_kill(main, signal.SIGTERM)
 
 
 _listener: _Listener | None = None

@@ -258,14 +258,16 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     model = build.build_model(cfg, weights_follow=resume)
     categories = categories_of_config(cfg)
     # checkpoints carry both: rows go by the names, and by the card they are used without the config
-    model.class_names = categories and tuple(category["name"] for category in categories)
-    model.model_card = describe(cfg, categories or ())
+    # (torch declares that all attributes of a module are tensors or modules)
+    names = None if categories is None else tuple(category["name"] for category in categories)
+    model.class_names = names  # type: ignore[assignment]
+    model.model_card = describe(cfg, categories or ())  # type: ignore[assignment]
     logger.info(f"Model:\n{model}")
     frozen = freeze(model, train.get("freeze") or ())
     ema = build.build_ema(cfg, model)
     trainer = Trainer(
         build.wrap_for_processes(cfg, model),
-        None,  # the loader follows when it is known where to start
+        (),  # the loader follows when it is known where to start
         build.build_optimizer(cfg, model),
         seed=max(train.get("seed") or 0, 0),
         clip_grad=build.clip_grad_params(cfg),
@@ -273,7 +275,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
         accumulate=train.get("accumulate", 1),
         facts=resuming.facts_of(cfg),
     )
-    averaged = {"ema": ema} if ema is not None else {}
+    averaged: dict[str, Any] = {"ema": ema} if ema is not None else {}
     checkpointer = WholeFileCheckpointer(model, train.output_dir, trainer=trainer, **averaged)
     results: dict[str, Any] = {}
 
@@ -359,7 +361,7 @@ def build_hooks(
     """
     train, best = cfg.train, cfg.train.get("best_checkpoint")
     eval_period = max(train.eval_period or 0, 0)
-    built = []
+    built: list[HookBase] = []
     if ema is not None:
         built.append(hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model)))
     built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]

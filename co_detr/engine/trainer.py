@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -167,7 +167,9 @@ class Trainer(SimpleTrainer):
     def _log(self, scalars: Mapping[str, Tensor], data_time: float) -> None:
         """Log scalars, averaged over the ranks; refuse losses that are not finite."""
         # travels along, so that all ranks learn in the same step that one of them is to end
-        values = self._averaged({**scalars, _SIGNAL: torch.tensor(float(signals.received()))})
+        values: dict[str, Any] = self._averaged(
+            {**scalars, _SIGNAL: torch.tensor(float(signals.received()))}
+        )
         self.stop_agreed = values.pop(_SIGNAL) > 0
         broken = {k: v for k, v in values.items() if is_loss(k) and not math.isfinite(v)}
         if broken:
@@ -260,7 +262,7 @@ def sum_of_losses(outputs: Mapping[str, Tensor]) -> Tensor:
         raise ValueError(
             f"the model returned no loss: none of {list(outputs)} has 'loss' in its name"
         )
-    return sum(losses)
+    return cast(Tensor, sum(losses))  # there are some, so not the number 0
 
 
 def is_loss(name: str) -> bool:

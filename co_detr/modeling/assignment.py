@@ -106,8 +106,8 @@ class HungarianMatcher(nn.Module):
             FloatingPointError: a cost is not finite; names the problem, layer and image.
         """
         costs = {name: self.cost(problem, ground_truth) for name, problem in problems.items()}
-        flat = [cost.flatten() for cost in costs.values()]
-        on_host = (torch.cat(flat) if flat else torch.empty(0)).cpu().numpy()
+        flat_costs = [cost.flatten() for cost in costs.values()]
+        on_host = (torch.cat(flat_costs) if flat_costs else torch.empty(0)).cpu().numpy()
         ends = np.cumsum([cost.numel() for cost in costs.values()], dtype=np.int64)
 
         matched = {}

@@ -4,9 +4,11 @@ Letters: N images. See the package docstring for box frames and labels.
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from detectron2.modeling import detector_postprocess
+from detectron2.modeling.backbone import Backbone
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,11 +42,13 @@ class Detector(nn.Module):
     """
 
     normalizes_over_batch = True  # see whole_batch.py
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         neck: nn.Module,
         encoder: nn.Module,
         num_classes: int,
@@ -108,15 +112,24 @@ class Detector(nn.Module):
             # In the release the anchors of auxiliary heads stay within each image's own size. That
             # makes no difference to its models of this kind: their images fill one canvas. Where
             # sizes are mixed without a canvas, padding is image for anchors, too: background.
-            sizes = [tuple(padded.shape[-2:])] * len(sizes)
+            sizes = [(padded.shape[-2], padded.shape[-1])] * len(sizes)
         return padded, sizes
 
     def assist(
         self, memory: EncoderMemory, sizes: list[tuple[int, int]], instances: list[Instances]
     ) -> dict[str, AuxOutput]:
         """Let every auxiliary head assign labels to its candidates."""
+        assert self.pyramid is not None  # there are heads
         maps = self.pyramid(memory)
         return {name: head(maps, sizes, instances) for name, head in self.aux_heads.items()}
+
+    def detections_of_head(
+        self, name: str, memory: EncoderMemory, sizes: list[tuple[int, int]]
+    ) -> list[Instances]:
+        """What an auxiliary head detects by itself, in pixels of the model input."""
+        assert self.pyramid is not None  # there are heads
+        head = cast(AuxHead, self.aux_heads[name])
+        return head.inference(self.pyramid(memory), sizes)
 
     def instances_of(self, batched_inputs: list[dict]) -> list[Instances]:
         """The annotations of training examples, on the model's device."""
@@ -132,7 +145,7 @@ def aux_terms(aux: Mapping[str, AuxOutput]) -> dict[str, LossTerm]:
 
 def input_sizes(batched_inputs: list[dict]) -> list[tuple[int, int]]:
     """(height, width) of every image as it came in."""
-    return [tuple(x["image"].shape[-2:]) for x in batched_inputs]
+    return [(x["image"].shape[-2], x["image"].shape[-1]) for x in batched_inputs]
 
 
 def padding_mask(images: Tensor, sizes: list[tuple[int, int]]) -> Tensor:

@@ -130,6 +130,7 @@ class SetCriterion(nn.Module):
         (L, N, Q) where there was a matching."""
         if matched is None:
             fixed = predicted.policy
+            assert isinstance(fixed, FixedTargets)
             return FixedTargets(
                 fixed.classes.expand(predicted.boxes.shape[:-1]),
                 fixed.boxes.expand(predicted.boxes.shape),
@@ -189,7 +190,7 @@ class SetCriterion(nn.Module):
 
 def _side_by_side(values: Sequence[Tensor]) -> Tensor:
     """Concatenate (L, N, Q, ...) over the queries; a single one is not copied."""
-    return torch.cat(values, dim=2) if len(values) > 1 else values[0]
+    return torch.cat(list(values), dim=2) if len(values) > 1 else values[0]
 
 
 def elementwise_iou(boxes: Tensor, target: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Letters: N images. See the package docstring for box frames and labels.
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from .assignment import GroundTruth
 from .aux_heads.dense import DenseHead
 from .base_detector import Detector, aux_terms, input_sizes, rescale
+from .instance_mask import InstanceMask
 from .losses import normalize
+from .queries.customized import CustomizedQueries
 from .queries.group import QueryGroup
 from .transformer.encoder import EncoderMemory
 
@@ -46,7 +49,7 @@ class CoDETR(Detector):
         criterion: nn.Module,
         postprocess: nn.Module,
         proposals: nn.Module | None = None,
-        instance_mask: nn.Module | None = None,
+        instance_mask: InstanceMask | None = None,
         lambda_1: float = 1.0,
         lambda_2: float = 2.0,
         aux_losses: bool = True,
@@ -65,7 +68,8 @@ class CoDETR(Detector):
         if "customized" in query_sources:
             # in the order of the release, whose parameters have no names: RoI heads come first
             dense = {name: isinstance(head, DenseHead) for name, head in self.aux_heads.items()}
-            query_sources["customized"].serve(sorted(dense, key=dense.get))
+            customized = cast(CustomizedQueries, query_sources["customized"])
+            customized.serve(sorted(dense, key=dense.__getitem__))
         self.proposals = proposals
         self.query_sources = nn.ModuleDict(query_sources)
         self.decoder = decoder
@@ -132,7 +136,7 @@ class CoDETR(Detector):
         `sizes` count as valid, where padding counts as image more than the images' `own_sizes`.
         """
         if self.eval_branch != "matching":
-            return self.aux_heads[self.eval_branch].inference(self.pyramid(memory), sizes)
+            return self.detections_of_head(self.eval_branch, memory, sizes)
         proposals = self.proposals(memory) if self.proposals is not None else None
         groups: list[QueryGroup] = self.query_sources["matching"](memory, proposals, None, {})
         predicted = self.decoder(groups[:1], memory)["matching"]

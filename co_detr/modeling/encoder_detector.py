@@ -39,7 +39,7 @@ class EncoderDetector(Detector):
         """Losses in training, detections otherwise; as `CoDETR.forward`."""
         memory, sizes = self.encode(batched_inputs)
         if not self.training:
-            head = self.aux_heads[self.eval_branch]
-            return rescale(head.inference(self.pyramid(memory), sizes), batched_inputs)
+            found = self.detections_of_head(self.eval_branch, memory, sizes)
+            return rescale(found, batched_inputs)
         aux = self.assist(memory, sizes, self.instances_of(batched_inputs))
         return normalize(aux_terms(aux))

@@ -87,7 +87,7 @@ class FederatedClasses(nn.Module):
             weights = torch.tensor([float(count) for count in self.image_counts]) ** self.power
             source = "image_counts"
         else:
-            names = [self.dataset] if isinstance(self.dataset, str) else list(self.dataset)
+            names = [self.dataset] if isinstance(self.dataset, str) else list(self.dataset or ())
             source = ", ".join(names)
             try:
                 weights = get_fed_loss_cls_weights(names, self.power)

@@ -159,8 +159,8 @@ class InstanceMask(nn.Module):
         classes, _ = truth.look_up(index, num_classes=-1)
         candidates = candidates.gather(1, chosen[..., None].expand(-1, -1, 4))
         return [
-            Instances(tuple(size), proposal_boxes=Boxes(b[:n]), gt_classes=c[:n], gt_index=i[:n])
-            for size, b, c, i, n in zip(
+            Instances((h, w), proposal_boxes=Boxes(b[:n]), gt_classes=c[:n], gt_index=i[:n])
+            for (h, w), b, c, i, n in zip(
                 image_sizes, candidates, classes, index, drawn.sum(dim=1).tolist()
             )
         ]
@@ -185,6 +185,7 @@ class InstanceMask(nn.Module):
                 term = LossTerm(weight * loss.mean(dim=(1, 2)).sum(), len(mask))
                 before = mask.detach()
             else:
+                assert before is not None and coarser is not None  # the first are whole
                 width = self.boundary_width
                 region = boundary(before >= 0, width) | boundary(coarser, width)
                 region = double(region)

@@ -28,15 +28,16 @@ def cut_masks(
     Raises:
         ValueError: an image has objects but no masks.
     """
-    corners = [b.tensor for b in boxes]
+    corners: Sequence[Tensor] = [b.tensor for b in boxes]
+    rows: Sequence[Tensor | list[int]] = index
     cut = [corners[0].new_zeros((0, size, size), dtype=torch.float32)]
     if any(isinstance(_masks(gt), PolygonMasks) for gt in gt_instances if len(gt)):
         # Polygons are drawn on the host: what it has to know goes there for all images at once.
         counts = [len(i) for i in index]
         numbers = iter(torch.cat(list(index)).tolist())
-        index = [list(islice(numbers, count)) for count in counts]
-        corners = torch.cat(corners).cpu().split(counts)
-    for gt, i, c in zip(gt_instances, index, corners):
+        rows = [list(islice(numbers, count)) for count in counts]
+        corners = torch.cat(list(corners)).cpu().split(counts)
+    for gt, i, c in zip(gt_instances, rows, corners):
         if len(i):
             cut.append(_masks(gt)[i].crop_and_resize(c, size).to(cut[0]))
     return torch.cat(cut)
@@ -83,5 +84,6 @@ def class_logits(layer: nn.Conv2d, hidden: Tensor, classes: Tensor) -> Tensor:
     """
     if layer.out_channels == 1:
         return layer(hidden)[:, 0].float()
+    assert layer.bias is not None
     logits = torch.einsum("rchw,rc->rhw", hidden, layer.weight[classes].flatten(1).to(hidden))
     return logits.float() + layer.bias[classes].float()[:, None, None]

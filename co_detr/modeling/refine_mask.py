@@ -5,7 +5,8 @@ Letters: N images, R boxes of all images, C channels, S side of a mask.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -98,25 +99,29 @@ class RefineMaskHead(nn.Module):
             *(_conv_norm_relu(in_channels, in_channels) for _ in range(num_semantic_convs))
         )
         widths = [in_channels // 2**i for i in range(num_stages + 1)]
-        self.stages = nn.ModuleList(
+        stages = [
             RefinementStage(
                 in_channels=width, semantic_channels=in_channels, resolution=resolution * 2**i
             )
             for i, width in enumerate(widths[:-1])
-        )
-        self.predictors = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths[:-1])
-        self.predictors.append(nn.Conv2d(widths[-1], 1, 1))
-        for stage in self.stages:
-            for layer in (stage.semantic_in, stage.reduce, *stage.dilated, stage.merge, stage.out):
-                _init_conv(layer)
-        for layer in self.predictors:
-            nn.init.normal_(layer.weight, std=0.001)
-            nn.init.zeros_(layer.bias)
+        ]
+        predictors = [nn.Conv2d(width, num_classes, 1) for width in widths[:-1]]
+        predictors.append(nn.Conv2d(widths[-1], 1, 1))
+        for stage in stages:
+            for layer in stage.modules():
+                if isinstance(layer, nn.Conv2d):
+                    _init_conv(layer)
+        for predictor in predictors:
+            nn.init.normal_(predictor.weight, std=0.001)
+            assert predictor.bias is not None
+            nn.init.zeros_(predictor.bias)
+        self.stages = nn.ModuleList(stages)
+        self.predictors = nn.ModuleList(predictors)
 
     def semantic_maps(self, finest: Tensor) -> list[Tensor]:
         """What each stage pools from: (N, C, H, W) -> per stage (N, C_i, H, W)."""
         semantic = self.semantic_convs(finest)
-        return [F.relu(stage.semantic_in(semantic)) for stage in self.stages]
+        return [F.relu(stage.semantic_in(semantic)) for stage in self._stages()]
 
     def forward(
         self, pooled: Tensor, semantic_maps: list[Tensor], boxes: list[Boxes], classes: Tensor
@@ -135,7 +140,8 @@ class RefineMaskHead(nn.Module):
         features = self.instance_convs(pooled)
         corners = [b.tensor for b in boxes]
         masks = []
-        for stage, layer, semantic in zip(self.stages, self.predictors, semantic_maps):
+        *whole, last = cast(Iterable[nn.Conv2d], self.predictors)
+        for stage, layer, semantic in zip(self._stages(), whole, semantic_maps):
             masks.append(class_logits(layer, features, classes))
             # `roi_align` itself, for the gradient's sake also where there are no boxes at all
             local = roi_align(
@@ -146,7 +152,10 @@ class RefineMaskHead(nn.Module):
                 aligned=True,
             )
             features = stage(features, masks[-1], local)
-        return [*masks, class_logits(self.predictors[-1], features, classes)]
+        return [*masks, class_logits(last, features, classes)]
+
+    def _stages(self) -> Iterable[RefinementStage]:
+        return cast(Iterable[RefinementStage], self.stages)
 
 
 class MaskIoUHead(nn.Module):
@@ -183,11 +192,10 @@ class MaskIoUHead(nn.Module):
             )
         )
         width = conv_channels * math.ceil(resolution / 2) ** 2
-        self.fcs = nn.ModuleList(
-            nn.Linear(width if i == 0 else fc_dim, fc_dim) for i in range(num_fcs)
-        )
+        fcs = [nn.Linear(width if i == 0 else fc_dim, fc_dim) for i in range(num_fcs)]
+        self.fcs = nn.ModuleList(fcs)
         self.predictor = nn.Linear(fc_dim, num_classes)
-        for fc in self.fcs:
+        for fc in fcs:
             nn.init.kaiming_uniform_(fc.weight, a=1)
             nn.init.zeros_(fc.bias)
         nn.init.normal_(self.predictor.weight, std=0.01)
@@ -267,4 +275,5 @@ def _conv_norm_relu(in_channels: int, out_channels: int, stride: int = 1) -> Con
 
 def _init_conv(conv: nn.Conv2d) -> None:
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    assert conv.bias is not None
     nn.init.zeros_(conv.bias)

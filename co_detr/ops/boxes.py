@@ -31,7 +31,7 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return x.clamp(eps, 1.0).log() - (1 - x).clamp(eps, 1.0).log()
 
 
-def to_absolute_xyxy(boxes_cxcywh: Tensor, scale: Tensor) -> Tensor:
+def to_absolute_xyxy(boxes_cxcywh: Tensor, scale: Tensor | float) -> Tensor:
     """Convert normalized cxcywh boxes to absolute xyxy pixels. Nothing is clipped.
 
     Args:

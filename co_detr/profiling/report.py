@@ -34,7 +34,7 @@ class Profile:
     seconds: dict[str, float]
     operators: dict[str, int]
     waits: dict[str, int]
-    memory: dict[str, Memory]
+    memory: dict[str | None, Memory]
     largest: list[tuple[Made, int]]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -47,7 +48,7 @@ class Stages:
         return self._open[-1][0] if self._open else None
 
     def begin(self, name: str) -> None:
-        region = contextlib.nullcontext()
+        region: AbstractContextManager = contextlib.nullcontext()
         if self._traced:
             region = torch.profiler.record_function(TRACED + name)
         region.__enter__()

@@ -54,7 +54,7 @@ def memory_by_stage(
         by stage, None for what belongs to no stage.
     """
     device_type = 1 if device.type == "cuda" else 0  # as c10::DeviceType counts
-    timeline: list[tuple[float, int, str | int | None]] = []
+    timeline: list[tuple[float, int, Any]] = []
     for event in events:
         if event.get("cat") == "user_annotation" and event["name"].startswith(TRACED):
             start, end = float(event["ts"]), float(event["ts"]) + float(event["dur"])

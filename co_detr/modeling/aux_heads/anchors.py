@@ -5,7 +5,14 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
+
+
+def box_transform(delta_std: Sequence[float]) -> Box2BoxTransform:
+    """Deltas (dx, dy, dw, dh) in units of `delta_std`, their spread."""
+    dx, dy, dw, dh = delta_std
+    return Box2BoxTransform(weights=(1 / dx, 1 / dy, 1 / dw, 1 / dh))
 
 
 class PyramidAnchors(nn.Module):

@@ -49,6 +49,7 @@ class CenternessHead(DenseHead):
         self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
     ) -> dict[str, LossTerm]:
         boxes, truth, positive = self.compare(anchors, predictions, targets)
+        assert predictions.quality is not None  # predict_quality
         num_positive = self.count(positive)
         quality = centerness(anchors, truth) * positive
         box_loss = (giou_loss(boxes, truth) * quality).sum()

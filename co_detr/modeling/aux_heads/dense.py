@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
@@ -20,7 +19,7 @@ from torchvision.ops import clip_boxes_to_image
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import FocalLoss, LossTerm
-from .anchors import PyramidAnchors
+from .anchors import PyramidAnchors, box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
 from .truth import IGNORED, PaddedTruth
 
@@ -170,7 +169,7 @@ class DenseHead(AuxHead):
             offset=anchor_offset,
             padding_valid=padding_valid,
         )
-        self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
+        self.box_transform = box_transform(delta_std)
 
         channels = conv_channels or in_channels
         per_cell = self.anchors.num_per_cell
@@ -192,6 +191,7 @@ class DenseHead(AuxHead):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         prior_logit = math.log(prior_probability / (1 - prior_probability))
+        assert self.class_predictor.bias is not None
         nn.init.constant_(self.class_predictor.bias, prior_logit)
 
     # ------------------------------------------------------------ what a head must say
@@ -320,8 +320,8 @@ class DenseHead(AuxHead):
         boxes = anchors * valid[..., None]
         labels = targets.labels.masked_fill(~valid, self.num_classes)
         samples = [
-            Instances(tuple(size), proposal_boxes=Boxes(b), gt_classes=c, gt_boxes=Boxes(t))
-            for size, b, c, t in zip(image_sizes, boxes, labels, targets.boxes)
+            Instances((h, w), proposal_boxes=Boxes(b), gt_classes=c, gt_boxes=Boxes(t))
+            for (h, w), b, c, t in zip(image_sizes, boxes, labels, targets.boxes)
         ]
         if self.sample_features:
             tokens = torch.cat([feature.flatten(2) for feature in features], dim=2).transpose(1, 2)
@@ -342,8 +342,8 @@ class DenseHead(AuxHead):
         # Boxes without area stay, as in the other heads and in the release: they overlap nothing,
         # take their place among the detections, and are dropped with the rescaling.
         return [
-            self.detect(clip_boxes_to_image(b, size)[keep], s[keep], c[keep], tuple(size))
-            for size, b, s, c, keep in zip(
+            self.detect(clip_boxes_to_image(b, (h, w))[keep], s[keep], c[keep], (h, w))
+            for (h, w), b, s, c, keep in zip(
                 image_sizes, boxes, found.scores, found.classes, found.confident
             )
         ]

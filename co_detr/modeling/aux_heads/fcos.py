@@ -110,9 +110,11 @@ class FCOSHead(CenternessHead):
             torch.stack([boxes.new_full((len(boxes),), end) for end in ends], dim=1)
             for boxes, ends in zip(anchors, self.sizes)
         ]
-        anchors = torch.cat(anchors)
-        reach = self.center_radius and self.center_radius * self.strides_of(anchors)
-        matches = fcos_match(anchors, truth, sizes=torch.cat(sizes), reach=reach)
+        everywhere = torch.cat(anchors)
+        reach = None
+        if self.center_radius is not None:
+            reach = self.center_radius * self.strides_of(everywhere)
+        matches = fcos_match(everywhere, truth, sizes=torch.cat(sizes), reach=reach)
         return self.matched_targets(matches, valid, truth)
 
     def count(self, positive: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ def best_candidates(
         lowest.append(values)
         index.append(indices + start)
         start += loss.shape[2]
-    lowest, order = torch.cat(lowest, dim=2).sort(dim=2, stable=True)
-    return lowest, torch.cat(index, dim=2).gather(2, order)
+    rising, order = torch.cat(lowest, dim=2).sort(dim=2, stable=True)
+    return rising, torch.cat(index, dim=2).gather(2, order)
 
 
 def separate(losses: np.ndarray) -> np.ndarray:
@@ -135,10 +135,10 @@ class PAAHead(DenseHead):
         predictions: DensePredictions,
         truth: PaddedTruth,
     ) -> DenseTargets:
-        sizes, anchors = [len(level) for level in anchors], torch.cat(anchors)
-        matches = self.first_matches(anchors, valid, truth)
+        sizes, everywhere = [len(level) for level in anchors], torch.cat(anchors)
+        matches = self.first_matches(everywhere, valid, truth)
         losses = self.anchor_losses(
-            anchors, predictions, self.matched_targets(matches, valid, truth)
+            everywhere, predictions, self.matched_targets(matches, valid, truth)
         )
         losses, index = best_candidates(
             losses, matches, sizes, truth.boxes.shape[1], self.num_candidates
@@ -170,6 +170,7 @@ class PAAHead(DenseHead):
         self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
     ) -> dict[str, LossTerm]:
         boxes, truth, positive = self.compare(anchors, predictions, targets)
+        assert predictions.quality is not None  # predict_quality
         num_positive = positive.sum()
         iou = broadcast_iou(boxes.detach(), truth) * positive
         box_loss = (giou_loss(boxes, truth) * iou.clamp(min=1e-12) * positive).sum()
@@ -188,6 +189,7 @@ class PAAHead(DenseHead):
 
     def candidates(self, predictions: DensePredictions, level_sizes: list[int]) -> Candidates:
         """Choose all classes of the anchors of each level whose best score is highest."""
+        assert predictions.quality is not None  # predict_quality
         quality = predictions.quality.sigmoid()[..., None]
         scores = (predictions.logits.sigmoid() * quality).sqrt()
         _, anchors = best_of_levels(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -20,6 +19,7 @@ from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import LossTerm
 from ..sampling import ordered_samples
+from .anchors import box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
 from .mask import MaskHead
 from .roi_pooler import PyramidPooler
@@ -88,9 +88,10 @@ class BoxHead(nn.Module):
         width = (channels if num_convs else in_channels) * resolution**2
         self.fcs = nn.ModuleList()
         for _ in range(num_fcs):
-            self.fcs.append(nn.Linear(width, fc_dim))
-            nn.init.xavier_uniform_(self.fcs[-1].weight)
-            nn.init.zeros_(self.fcs[-1].bias)
+            fc = nn.Linear(width, fc_dim)
+            nn.init.xavier_uniform_(fc.weight)
+            nn.init.zeros_(fc.bias)
+            self.fcs.append(fc)
             width = fc_dim
         self.cls_score = nn.Linear(width, num_classes + 1)
         self.bbox_pred = nn.Linear(width, 4 * self.num_box_classes)
@@ -168,7 +169,7 @@ class FasterRCNNHead(AuxHead):
         self.box_head = box_head
         self.mask_head = mask_head
         self.num_classes = box_head.num_classes
-        self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
+        self.box_transform = box_transform(delta_std)
         self.positive_iou = positive_iou
         self.samples_per_image = samples_per_image
         self.positive_fraction = positive_fraction
@@ -276,14 +277,14 @@ class FasterRCNNHead(AuxHead):
 
         detections = []
         counts = [len(p) for p in proposals]
-        for size, s, b in zip(image_sizes, scores.split(counts), boxes.split(counts)):
+        for (height, width), s, b in zip(image_sizes, scores.split(counts), boxes.split(counts)):
             roi, classes = (s > self.score_threshold).nonzero(as_tuple=True)
             detections.append(
                 keep_best_detections(
-                    clip_boxes_to_image(b[roi, classes], size),
+                    clip_boxes_to_image(b[roi, classes], (height, width)),
                     s[roi, classes],
                     classes,
-                    tuple(size),
+                    (height, width),
                     suppression=self.suppression,
                     limit=self.detections_per_image,
                 )

@@ -154,10 +154,17 @@ def _axis(ends: Tensor, size: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return cells.minimum(last).to(torch.int64), (hat @ weight[..., None]).squeeze(-1)
 
 
+class _Context(FunctionCtx):
+    """What the forward pass keeps for the backward pass."""
+
+    matrix: scipy.sparse.csr_matrix
+    sizes: list[tuple[int, int]]
+
+
 class _Pool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, pooler: PyramidPooler, box_lists, *maps: Tensor) -> Tensor:
-        sizes = [tuple(feature.shape[2:]) for feature in maps]
+    def forward(ctx: _Context, pooler: PyramidPooler, box_lists, *maps: Tensor) -> Tensor:
+        sizes = [(feature.shape[2], feature.shape[3]) for feature in maps]
         table = torch.cat([feature.flatten(2).transpose(1, 2).flatten(0, 1) for feature in maps])
         starts, cells, weights = pooler.weights(box_lists, sizes)
         matrix = scipy.sparse.csr_matrix(
@@ -170,7 +177,7 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         bags = grad.permute(0, 2, 3, 1).flatten(0, 2)
         table = torch.from_numpy(ctx.matrix.T @ bags.numpy())
         num_images = len(table) // sum(h * w for h, w in ctx.sizes)

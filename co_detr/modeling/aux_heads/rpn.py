@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from co_detr.ops.grouped_nms import grouped_nms
 
 from ..losses import LossTerm
 from ..sampling import draw_labelled
-from .anchors import PyramidAnchors
+from .anchors import PyramidAnchors, box_transform
 from .dense import best_of_levels
 from .max_iou import max_iou_match
 from .truth import BACKGROUND, PaddedTruth
@@ -82,7 +81,7 @@ class RPN(nn.Module):
             aspect_ratios=aspect_ratios,
             pad_multiple=pad_multiple,
         )
-        self.box_transform = Box2BoxTransform(weights=tuple(1 / std for std in delta_std))
+        self.box_transform = box_transform(delta_std)
 
         channels = conv_channels or in_channels
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -90,6 +89,7 @@ class RPN(nn.Module):
         self.anchor_deltas = nn.Conv2d(channels, 4 * self.anchors.num_per_cell, 1)
         for conv in (self.conv, self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(conv.weight, std=0.01)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
     def forward(
@@ -238,6 +238,6 @@ class RPN(nn.Module):
         boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
         boxes = boxes.masked_fill(~kept[..., None], 0)
         return [
-            Instances(tuple(size), proposal_boxes=Boxes(b), objectness_logits=s)
-            for size, b, s in zip(image_sizes, boxes, scores)
+            Instances((h, w), proposal_boxes=Boxes(b), objectness_logits=s)
+            for (h, w), b, s in zip(image_sizes, boxes, scores)
         ]

@@ -10,7 +10,7 @@ Letters: N images, H and W the size of the map in tokens, C channels, M heads, D
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,11 @@ class EvaBlock(nn.Module):
         self.norm1 = norm(channels)
         self.attn = EvaAttention(channels, num_heads=num_heads)
         self.norm2 = norm(channels)
-        self.mlp = SwiGLU(channels, hidden_features=int(channels * mlp_ratio), norm_layer=norm)
+        self.mlp = SwiGLU(
+            channels,
+            hidden_features=int(channels * mlp_ratio),
+            norm_layer=norm,  # type: ignore[arg-type]  # anything that makes a layer of a width
+        )
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
@@ -314,7 +318,7 @@ class EvaViT(Backbone):
         return self._size_divisibility
 
     @property
-    def padding_constraints(self) -> Mapping[str, int]:
+    def padding_constraints(self) -> dict[str, int]:
         return {"size_divisibility": self._size_divisibility, "square_size": self._square_size}
 
     def _load_timm(self, model_name: str, file: str | Path | None) -> None:
@@ -334,7 +338,7 @@ class EvaViT(Backbone):
 
     def _positions(self, height: int, width: int) -> Tensor:
         """The learned embedding of a map of this size in tokens, (1, height, width, C)."""
-        grid = self.pos_embed
+        grid: Tensor = self.pos_embed
         if grid.shape[1:3] == (height, width):
             return grid
         grid = F.interpolate(

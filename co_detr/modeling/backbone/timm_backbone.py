@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 from detectron2.modeling.backbone import Backbone
 from timm.layers import Format, freeze_batch_norm_2d
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from .initial_weights import check_taken, overlay_of_file
@@ -91,7 +92,8 @@ class TimmBackbone(Backbone):
         if activation_checkpointing:
             _checkpointed(self.model).set_grad_checkpointing(True)
 
-        strides = self.model.feature_info.reduction()
+        info = self._feature_info()
+        strides = info.reduction()
         self._out_features = list(out_names) if out_names else _names_of(strides, model_name)
         if len(self._out_features) != len(strides):
             raise ValueError(
@@ -99,9 +101,7 @@ class TimmBackbone(Backbone):
                 f"{strides} that out_indices={out_indices} selects"
             )
         self._out_feature_strides = dict(zip(self._out_features, strides))
-        self._out_feature_channels = dict(
-            zip(self._out_features, self.model.feature_info.channels())
-        )
+        self._out_feature_channels = dict(zip(self._out_features, info.channels()))
         self._size_divisibility = size_divisibility
         # Feature networks that always give NCHW carry no format.
         self._channels_last = getattr(self.model, "output_fmt", Format.NCHW) == Format.NHWC
@@ -136,11 +136,15 @@ class TimmBackbone(Backbone):
             self.model.get_submodule(name).training = False
         return self
 
+    def _feature_info(self) -> FeatureInfo:
+        return cast(FeatureInfo, self.model.feature_info)
+
     def _freeze(self, freeze_at: int) -> None:
         """Freeze every module that timm registers up to the end of the stage of that stride."""
-        stages = [i for i in self.model.feature_info.info if i["reduction"] <= 2**freeze_at]
+        info = self._feature_info().info
+        stages = [i for i in info if i["reduction"] <= 2**freeze_at]
         if not stages:
-            finest = self.model.feature_info.info[0]["reduction"]
+            finest = info[0]["reduction"]
             raise ValueError(
                 f"freeze_at={freeze_at} asks for a map of stride {2**freeze_at} or finer, but the "
                 f"finest stride of this model is {finest}; use 0 to freeze nothing"
@@ -171,7 +175,7 @@ def _names_of(strides: Sequence[int], model_name: str) -> list[str]:
     return [f"res{int(e)}" for e in exponents]
 
 
-def _checkpointed(model: nn.Module) -> nn.Module:
+def _checkpointed(model: nn.Module) -> Any:
     """The part of a timm feature network that knows how to checkpoint activations."""
     for part in (model, getattr(model, "model", None)):
         if hasattr(part, "set_grad_checkpointing"):

@@ -68,7 +68,7 @@ class CustomizedQueries(nn.Module):
         self.fixed_position = fixed_position
         self.weight = weight
         if self.heads is not None:
-            self._create_parameters()
+            self._create_parameters(len(self.heads))
 
     def serve(self, heads: Sequence[str]) -> None:
         """Learn which auxiliary heads there are, and create what is learned for each of them.
@@ -81,24 +81,25 @@ class CustomizedQueries(nn.Module):
         """
         if self.heads is None:
             self.heads = list(heads)
-            self._create_parameters()
+            self._create_parameters(len(heads))
         elif missing := [name for name in self.heads if name not in heads]:
             raise ValueError(
                 f"customized queries of {missing}, but the auxiliary heads are {list(heads)}: "
                 "leave `heads` out, and they follow the auxiliary heads"
             )
 
-    def _create_parameters(self) -> None:
-        C, K = self.embed_dim, len(self.heads)
+    def _create_parameters(self, K: int) -> None:
+        C = self.embed_dim
         output_dim = 2 * C if self.fixed_position else C
         self.encode = nn.ModuleList(BoxEncoding(C, output_dim) for _ in range(K))
         if self.fixed_position:
             # one scalar per head, (K, 1), as the released weights store it
             self.head_position = nn.Parameter(torch.randn(K, 1))
         if self.use_features:
-            self.feature_linear = nn.ModuleList(nn.Linear(C, C) for _ in range(K))
+            linears = [nn.Linear(C, C) for _ in range(K)]
+            self.feature_linear = nn.ModuleList(linears)
             self.feature_norm = nn.ModuleList(nn.LayerNorm(C) for _ in range(K))
-            for linear in self.feature_linear:
+            for linear in linears:
                 nn.init.xavier_uniform_(linear.weight)
                 nn.init.zeros_(linear.bias)
 
@@ -111,20 +112,27 @@ class CustomizedQueries(nn.Module):
             KeyError: a head that it serves gave no output.
         """
         # The number of queries is a shape, so it has to reach the host: one copy for all heads.
+        assert self.heads is not None  # `serve` has told
         labels = [_padded_classes(aux[head].samples) for head in self.heads]
         most = torch.stack([self._is_positive(classes).sum(dim=1).max() for classes in labels])
         most = most.clamp(self.min_queries, self.max_queries)
         most = max_over_parts("customized queries", most)
         return [
-            self._group(index, aux[self.heads[index]].samples, classes, ground_truth.scale, count)
-            for index, (classes, count) in enumerate(zip(labels, most.tolist()))
+            self._group(index, name, aux[name].samples, classes, ground_truth.scale, count)
+            for index, (name, classes, count) in enumerate(zip(self.heads, labels, most.tolist()))
         ]
 
     def _is_positive(self, classes: Tensor) -> Tensor:
         return classes.ge(0) & classes.lt(self.num_classes)
 
     def _group(
-        self, index: int, samples: Sequence[Instances], labels: Tensor, scale: Tensor, count: int
+        self,
+        index: int,
+        name: str,
+        samples: Sequence[Instances],
+        labels: Tensor,
+        scale: Tensor,
+        count: int,
     ) -> QueryGroup:
         """Make `count` queries per image of the samples of a head, whose labels are (N, m)."""
         chosen, valid = self._choose(labels, count)
@@ -148,7 +156,7 @@ class CustomizedQueries(nn.Module):
             features = take([s.features for s in samples], rows)
             content = content + self.feature_norm[index](self.feature_linear[index](features))
         return QueryGroup(
-            name=f"customized/{self.heads[index]}",
+            name=f"customized/{name}",
             content=content,
             reference=coordinates,
             targets=FixedTargets(classes, targets),

@@ -141,6 +141,7 @@ class SelectedQueries(nn.Module):
         if self.encode is not None:
             position, encoded = self.encode(reference).chunk(2, dim=-1)
         learned = encoded if content is None else content.weight[:Q].expand(N, -1, -1)
+        assert learned is not None  # content or encode: one is there
         return QueryGroup(name, learned, reference, targets, position=position, weight=weight)
 
 

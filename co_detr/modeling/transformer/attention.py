@@ -216,13 +216,10 @@ class FeedForward(nn.Sequential):
     ):
         if activation not in ("relu", "prelu"):
             raise ValueError(f'activation must be "relu" or "prelu", got {activation!r}')
-        super().__init__(
-            nn.Linear(embed_dim, hidden_dim),
-            nn.ReLU(inplace=True) if activation == "relu" else nn.PReLU(),
-            nn.Linear(hidden_dim, embed_dim),
-        )
+        first, last = nn.Linear(embed_dim, hidden_dim), nn.Linear(hidden_dim, embed_dim)
+        super().__init__(first, nn.ReLU(inplace=True) if activation == "relu" else nn.PReLU(), last)
         self.dropout = dropout
-        for layer in (self[0], self[2]):
+        for layer in (first, last):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 

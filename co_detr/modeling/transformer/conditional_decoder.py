@@ -57,9 +57,9 @@ class ConditionalDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim)
         # the first layer has none, so that a decoder of one layer has no use for it
-        self.spatial_scale = None
-        if num_layers > 1:
-            self.spatial_scale = with_xavier(mlp(embed_dim, embed_dim, embed_dim))
+        self.spatial_scale = (
+            with_xavier(mlp(embed_dim, embed_dim, embed_dim)) if num_layers > 1 else None
+        )
         self.class_branch = class_branch(embed_dim, num_classes)
         self.box_branch = box_branch(embed_dim)
 
@@ -80,7 +80,9 @@ class ConditionalDecoder(nn.Module):
 
         outputs: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            scaled = spatial if index == 0 else spatial * self.spatial_scale(content)
+            scaled = spatial
+            if index > 0 and self.spatial_scale is not None:
+                scaled = spatial * self.spatial_scale(content)
             inputs = (content, position, scaled.to(content.dtype), memory, spans)
             recompute = self.training and index < self.num_checkpointed
             content = call(layer, *inputs, recompute=recompute)

@@ -70,7 +70,7 @@ class DABDecoder(ConditionalDecoder):
             embedding = box_embedding(reference, self.embed_dim // 2)
             # y and x, like the memory's position encoding
             spatial = embedding[..., : self.embed_dim] * self._stretch(content, reference)
-            if index > 0:
+            if index > 0 and self.spatial_scale is not None:
                 spatial = spatial * self.spatial_scale(content)
             position = self.position_mlp(embedding.to(content.dtype))
             inputs = (content, position, spatial.to(content.dtype), memory, spans)

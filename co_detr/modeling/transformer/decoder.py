@@ -182,6 +182,7 @@ class DeformableDecoder(nn.Module):
 
     def _position_from(self, boxes: Tensor) -> Tensor:
         """(N, Q, C) from boxes (N, Q, 4) as fractions of the first level, order y, x, w, h."""
+        assert self.norm is not None and self.position_mlp is not None  # DINO has both
         features = box_embedding(boxes, self.embed_dim // 2)
         return self.position_mlp(features.to(self.norm.weight.dtype))
 
@@ -212,7 +213,8 @@ def fixed_positions(groups: Sequence[QueryGroup]) -> Tensor:
             f"groups {missing} carry no position, and this decoder computes none: give their "
             "sources fixed_position=True, or take a decoder that does"
         )
-    return torch.cat([group.position for group in groups], dim=1)
+    positions = [group.position for group in groups if group.position is not None]
+    return torch.cat(positions, dim=1)
 
 
 def _references(groups: Sequence[QueryGroup]) -> tuple[Tensor, Tensor | None]:

@@ -96,7 +96,7 @@ class DenseEncoder(nn.Module):
             raise ValueError(
                 f"{len(features)} maps for an encoder of a single scale: set neck.num_outs=1"
             )
-        shape = tuple(features[0].shape[-2:])
+        shape = features[0].shape[-2], features[0].shape[-1]
         padding = resample_padding(padding, shape)
         tokens = features[0].flatten(2).transpose(1, 2)
         position = self.position_encoding(padding).flatten(2).transpose(1, 2).to(tokens.dtype)

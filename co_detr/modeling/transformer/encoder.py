@@ -159,7 +159,7 @@ class DeformableEncoder(nn.Module):
         """
         if len(features) != len(self.level_embed):
             raise ValueError(f"{len(features)} maps for an encoder of {len(self.level_embed)}")
-        shapes = [tuple(feature.shape[-2:]) for feature in features]
+        shapes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         masks = [resample_padding(padding, shape) for shape in shapes]
         position = torch.cat(
             [

@@ -36,7 +36,9 @@ def box_branch(embed_dim: int, initial_size: float = 0.0) -> nn.Sequential:
     12 % where the reference is only a point.
     """
     branch = mlp(embed_dim, embed_dim, embed_dim, 4)
-    nn.init.zeros_(branch[-1].weight)
-    nn.init.zeros_(branch[-1].bias)
-    nn.init.constant_(branch[-1].bias[2:], initial_size)
+    last = branch[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    nn.init.constant_(last.bias[2:], initial_size)
     return branch

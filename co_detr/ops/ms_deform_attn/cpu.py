@@ -75,15 +75,17 @@ def backward(
     """
     inputs = value, sampling_locations, attention_weights
     bags = _Bags(value, spatial_shapes, sampling_locations, attention_weights)
+    grads: Sequence[Tensor | None]
     if bags.is_empty:
         grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
     else:
         # The corners are computed anew: a tenth of the backward pass, most of the memory.
         grads = _gradients(grad_output, bags, needs_value, needs_samples)
-    return tuple(
-        grad.view(x.shape).to(x.dtype) if needs else None
+    grad_value, grad_locations, grad_weights = (
+        grad.view(x.shape).to(x.dtype) if needs and grad is not None else None
         for grad, x, needs in zip(grads, inputs, (needs_value, needs_samples, needs_samples))
     )
+    return grad_value, grad_locations, grad_weights
 
 
 def forward_from_offsets(
@@ -120,7 +122,7 @@ def backward_from_offsets(
     needs = needs_value, needs_samples or needs_frame
     grads = backward(grad_output, value, spatial_shapes, locations, weights, *needs)
     grad_value, grad_locations, grad_weights = grads
-    if grad_locations is None:
+    if grad_locations is None or grad_weights is None:
         return grad_value, None, None, None, None
     mean = (grad_weights * weights).flatten(-2).sum(-1)[..., None, None]
     grad_logits = ((grad_weights - mean) * weights).to(attention_logits.dtype)

@@ -42,7 +42,10 @@ def _or_empty(
     grads: Sequence[Tensor | None], inputs: Sequence[Tensor], needed: Sequence[bool]
 ) -> tuple[Tensor, ...]:
     """Operators return no None."""
-    return tuple(grad if need else x.new_empty(0) for grad, x, need in zip(grads, inputs, needed))
+    return tuple(
+        grad if need and grad is not None else x.new_empty(0)
+        for grad, x, need in zip(grads, inputs, needed)
+    )
 
 
 def _grads_like(inputs: Sequence[Tensor], needed: Sequence[bool]) -> tuple[Tensor, ...]:
@@ -79,7 +82,9 @@ def sample_backward(
     samples, needed = (sampling_locations, attention_weights), (needs_value, needs_samples)
     shapes = _pairs(spatial_shapes)
     grads = _kernels(value).backward(grad_output, value, shapes, *samples, *needed)
-    return _or_empty(grads, (value, *samples), (*needed, needs_samples))
+    inputs = value, sampling_locations, attention_weights
+    of_value, of_locations, of_weights = _or_empty(grads, inputs, (*needed, needs_samples))
+    return of_value, of_locations, of_weights
 
 
 @sample.register_fake
@@ -94,19 +99,26 @@ def _(grad, value, spatial_shapes, sampling_locations, weights, needs_value, nee
     return _grads_like((value, sampling_locations, weights), needed)
 
 
-def _keep(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+class _Context(FunctionCtx):
+    """What a forward pass keeps for its backward pass; torch declares none of it."""
+
+    spatial_shapes: Sequence[int]
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+
+def _keep(ctx: _Context, inputs: tuple, output: Tensor) -> None:
     ctx.spatial_shapes = inputs[1]
     ctx.save_for_backward(inputs[0], *inputs[2:])
 
 
-def _sample_gradients(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+def _sample_gradients(ctx: _Context, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     value, *samples = ctx.saved_tensors
     needs = ctx.needs_input_grad
     grads = sample_backward(
         grad_output, value, ctx.spatial_shapes, *samples, needs[0], any(needs[2:])
     )
-    grads = (grads[0], None, *grads[1:])
-    return tuple(grad if need else None for grad, need in zip(grads, needs))
+    return tuple(grad if need else None for grad, need in zip((grads[0], None, *grads[1:]), needs))
 
 
 sample.register_autograd(_sample_gradients, setup_context=_keep)
@@ -157,7 +169,11 @@ def sample_from_offsets_backward(
     grads = _kernels(value).backward_from_offsets(
         grad_output, value, _pairs(spatial_shapes), *samples, *needed
     )
-    return _or_empty(grads, (value, *samples), _per_input(*needed))
+    inputs = value, centers, offset_scale, offsets, attention_logits
+    of_value, of_centers, of_scale, of_offsets, of_logits = _or_empty(
+        grads, inputs, _per_input(*needed)
+    )
+    return of_value, of_centers, of_scale, of_offsets, of_logits
 
 
 @sample_from_offsets.register_fake
@@ -178,14 +194,13 @@ def _per_input(value: bool, frame: bool, samples: bool) -> tuple[bool, ...]:
     return value, frame, frame, samples, samples
 
 
-def _from_offsets_gradients(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+def _from_offsets_gradients(ctx: _Context, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     value, *samples = ctx.saved_tensors
     needs = ctx.needs_input_grad
     grads = sample_from_offsets_backward(
         grad_output, value, ctx.spatial_shapes, *samples, needs[0], any(needs[2:4]), any(needs[4:])
     )
-    grads = (grads[0], None, *grads[1:])
-    return tuple(grad if need else None for grad, need in zip(grads, needs))
+    return tuple(grad if need else None for grad, need in zip((grads[0], None, *grads[1:]), needs))
 
 
 sample_from_offsets.register_autograd(_from_offsets_gradients, setup_context=_keep)

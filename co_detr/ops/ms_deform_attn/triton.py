@@ -81,7 +81,7 @@ def backward_from_offsets(
         frame=(centers, offset_scale),
         of_locations=needs_frame,
     )
-    if not needs_frame:
+    if not needs_frame or grad_pairs is None:
         return grad_value, None, None, grad_pairs, grad_logits
     grads = frame_gradients(grad_pairs, centers, offset_scale, offsets)
     return grad_value, *grads, grad_logits
@@ -165,7 +165,7 @@ class _Launch:
         N, Q, _, L, P = scores.shape
         block_d = max(16, triton.next_power_of_2(D))
         tile, self.num_warps = TILES.get(block_d, (16, 8))
-        shapes = tuple(map(tuple, spatial_shapes))
+        shapes = tuple((h, w) for h, w in spatial_shapes)
         patches = Q == S  # queries of an encoder are cells; any order of queries is right
         rows = level_table(shapes, tile)
         self.levels = _on_device(rows, value.device)

@@ -18,7 +18,7 @@ def assign_boxes_to_levels(
     box_lists: list[Boxes],
     min_level: int,
     max_level: int,
-    canonical_box_size: int,
+    canonical_box_size: float,
     canonical_level: int,
 ) -> torch.Tensor:
     """Choose a pyramid level for each box by its area (Lin et al., FPN, CVPR 2017, Eq. 1).
@@ -56,7 +56,7 @@ class ROIPooler(nn.Module):
         scales: Sequence[float],
         sampling_ratio: int,
         pooler_type: str,
-        canonical_box_size: int = 224,
+        canonical_box_size: float = 224,
         canonical_level: int = 4,
     ):
         super().__init__()
