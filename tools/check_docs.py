@@ -32,6 +32,9 @@ def main() -> int:
     parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="by default all")
     parser.add_argument("--list", action="store_true", help="list the blocks and run nothing")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where to run, kept afterwards")
+    parser.add_argument(
+        "--detector", type=Path, metavar="FILE", help="instead of training the small detector"
+    )
     args = parser.parse_args()
     chosen = [page.resolve() for page in args.pages] or pages()
     blocks = {page: [b for b in blocks_of(page) if b.is_shell or b.is_python] for page in chosen}
@@ -42,20 +45,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        return 0 if run(blocks, folder.resolve()) else 1
+        detector = args.detector and args.detector.resolve()
+        return 0 if run(blocks, Scene(folder.resolve(), detector)) else 1
 
 
-def run(blocks: dict[Path, list[Block]], folder: Path) -> bool:
+def run(blocks: dict[Path, list[Block]], scene: Scene) -> bool:
     """Run blocks page by page; says how it went, and returns whether it went well."""
     start = time.monotonic()
-    scene = Scene(folder)
     if any(block.not_run is None for page in blocks.values() for block in page):
         scene.prepare()
         print(f"data and a detector made in {time.monotonic() - start:.0f} s", flush=True)
     count: collections.Counter[str] = collections.Counter()
     reasons: collections.Counter[str] = collections.Counter()
     for page, of_page in blocks.items():
-        place = scene.folder_of(page) if of_page else folder
+        place = scene.folder_of(page)
         for block in of_page:
             if block.not_run is not None:
                 reasons[block.not_run] += 1

@@ -18,8 +18,8 @@ from .blocks import ROOT
 
 MODEL = "co_dino/co_dino_digits"
 ITERATIONS = 150
-_LINKED = ("co_detr", "configs", "tools", "docs", "tests", "Makefile", "pyproject.toml")
-_LINKED += ("setup.py", "constraints.txt", "README.md", "MODEL_ZOO.md")
+_LINKED = ("co_detr", "tools", "tests")
+_COPIED = ("Makefile", "pyproject.toml", "setup.py", "constraints.txt", "README.md", "MODEL_ZOO.md")
 _BIRDS = ("robin", "wren", "tit", "finch", "rook", "heron", "crane", "swift", "kite", "owl")
 
 
@@ -28,10 +28,13 @@ class Scene:
 
     Args:
         folder: an empty one.
+        detector: a checkpoint of `MODEL` to take instead of training one.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, detector: Path | None = None):
         self.folder = folder
+        self.detector = detector or folder / "shared" / "trained" / "model_final.pth"
+        self.trained = detector is not None
         self.shared = folder / "shared"
         binaries = self.shared / "bin"
         binaries.mkdir(parents=True)
@@ -60,10 +63,8 @@ class Scene:
             digits.symlink_to(known.resolve())
         else:
             self._python(str(ROOT / "datasets/prepare_digits.py"))
-        self._python(
-            *(str(ROOT / "tools/lazyconfig_train_net.py"), "--config-file", MODEL),
-            *("train.output_dir=trained", "train.eval_period=0", f"train.max_iter={ITERATIONS}"),
-        )
+        if not self.trained:
+            self._train()
         self._make_birds(self.shared / "birds", digits)
         pictures = sorted((digits / "val").glob("*.png"))
         for name, chosen in (("folder", pictures[:3]), ("shots", pictures[3:5])):
@@ -73,6 +74,12 @@ class Scene:
         with Image.open(pictures[1]) as image:
             image.convert("RGB").save(self.shared / "photo.jpg", quality=95)
 
+    def _train(self) -> None:
+        self._python(
+            *(str(ROOT / "tools/lazyconfig_train_net.py"), "--config-file", MODEL),
+            *("train.output_dir=trained", "train.eval_period=0", f"train.max_iter={ITERATIONS}"),
+        )
+
     def folder_of(self, page: Path) -> Path:
         """A new folder for the commands of a page."""
         folder = self.folder / page.relative_to(ROOT).as_posix().replace("/", "-")
@@ -80,15 +87,21 @@ class Scene:
         datasets.mkdir(parents=True)
         for name in _LINKED:
             (folder / name).symlink_to(ROOT / name)
+        for name in _COPIED:  # what commands of pages may write to
+            shutil.copy(ROOT / name, folder)
+        shutil.copytree(ROOT / "configs", folder / "configs")
         for path in (ROOT / "datasets").iterdir():
             if path.is_file():
                 (datasets / path.name).symlink_to(path)
-        (datasets / "digits").symlink_to(self.shared / "datasets" / "digits")
+        digits = self.shared / "datasets" / "digits"
+        shutil.copytree(digits / "annotations", datasets / "digits" / "annotations")
+        for split in ("train", "val"):
+            (datasets / "digits" / split).symlink_to(digits / split)
         for name in ("birds", "folder", "shots"):
             shutil.copytree(self.shared / name, folder / name)
         shutil.copy(self.shared / "photo.jpg", folder)
         for name in ("model_best.pth", "model_final.pth"):
-            (folder / name).symlink_to(self.shared / "trained" / "model_final.pth")
+            (folder / name).symlink_to(self.detector)
         return folder
 
     def _python(self, *words: str) -> None:
