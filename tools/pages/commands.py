@@ -2,35 +2,40 @@
 
 import argparse
 import contextlib
+import inspect
 import io
 import re
 import runpy
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 from .blocks import ROOT, Block
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # Commands of others, of which only the name is looked at.
 OTHERS = {"apt-get", "cd", "export", "git", "ls", "mkdir", "open", "pip", "sbatch", "trtexec"}
 _LAUNCHERS = {"srun", "torchrun"}
 _SETTING = re.compile(r"[A-Za-z_]\w*=")
-_NAMES_A_FILE = re.compile(r"[<>]|\.\.\.")  # a placeholder, such as configs/<...>.py
+_PLACEHOLDER = re.compile(r"[<>]|\.\.\.")  # such as configs/<...>.py
 
 
 class Parsed(Exception):
     """A command line has been parsed.
 
     Attributes:
-        args: what it says.
+        namespace: what it says.
         overrides: its changes of the config.
     """
 
-    def __init__(self, args: argparse.Namespace, overrides: list[str]):
+    def __init__(self, namespace: argparse.Namespace, overrides: list[str]):
         super().__init__()
-        self.args, self.overrides = args, overrides
+        self.namespace, self.overrides = namespace, overrides
 
 
 def commands_of(block: Block) -> list[list[str]]:
@@ -133,7 +138,7 @@ def _parse(words: Sequence[str], kind: str, program: str) -> None:
     with (
         mock.patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop),
         mock.patch.object(sys, "argv", [program, *words]),
-        mock.patch.object(sys, "path", [str(ROOT / "tools"), *sys.path]),
+        mock.patch.object(sys, "path", [str(Path(program).parent), *sys.path]),
         contextlib.redirect_stderr(said),
     ):
         try:
@@ -145,9 +150,11 @@ def _parse(words: Sequence[str], kind: str, program: str) -> None:
 def _problem_of_config(parsed: Parsed, written: set[str]) -> str | None:
     """Whether the configs of a command exist, and have what it changes."""
     from co_detr.arguments import config_path, load_config
+    from co_detr.cli.commands import COMMANDS
 
-    named = [getattr(parsed.args, name, None) for name in ("config_file", "model")]
-    configs = [name for name in named if isinstance(name, str) and not _NAMES_A_FILE.search(name)]
+    args = parsed.namespace
+    named = [getattr(args, name, None) for name in ("config_file", "model")]
+    configs = [name for name in named if isinstance(name, str) and not _PLACEHOLDER.search(name)]
     ours = []
     for name in configs:
         if Path(name).name in written:
@@ -156,12 +163,48 @@ def _problem_of_config(parsed: Parsed, written: set[str]) -> str | None:
             ours.append(config_path(name))
         except FileNotFoundError as error:
             return str(error)
-    if stray := [word for word in getattr(parsed.args, "opts", None) or () if "=" not in word]:
+    if stray := [word for word in getattr(args, "opts", None) or () if "=" not in word]:
         return f"{stray[0]} is neither an option nor key=value"
     if not parsed.overrides:
         return None
-    warnings = load_config(ours[0] if ours else "co_dino/co_dino_digits", parsed.overrides)[1]
-    return "; ".join(warnings) or None
+    command = COMMANDS.get(getattr(args, "command", None))
+    if command is not None and not command.overrides:
+        return f"{parsed.overrides[0]}: this command changes no config"
+    cfg, _ = load_config(ours[0] if ours else "co_dino/co_dino_digits")
+    missing = [word for word in parsed.overrides if not has_key(cfg, word.partition("=")[0])]
+    return f"the config has no {', '.join(missing)}" if missing else None
+
+
+def has_key(cfg: "DictConfig", key: str) -> bool:
+    """Whether a config has a key, or calls what takes an argument of that name."""
+    from omegaconf import DictConfig, OmegaConf
+
+    node = cfg
+    for part in key.strip("+").split("."):
+        if not isinstance(node, DictConfig):
+            return False
+        if part not in node:
+            return "_target_" in node and part in _Arguments(node._target_)
+        node = OmegaConf.select(node, part, throw_on_resolution_failure=False)
+    return True
+
+
+class _Arguments:
+    """Names of the arguments that a class or function takes, those of base classes included."""
+
+    def __init__(self, target: str | Callable):
+        from detectron2.utils.registry import locate
+
+        target = locate(target) if isinstance(target, str) else target
+        functions = [c.__init__ for c in target.__mro__] if inspect.isclass(target) else [target]
+        parameters = [p for f in functions for p in inspect.signature(f).parameters.values()]
+        self.names = {parameter.name for parameter in parameters}
+        self.any = not inspect.isclass(target) and any(
+            parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return self.any or name in self.names
 
 
 def configs_written(blocks: Sequence[Block]) -> set[str]:
