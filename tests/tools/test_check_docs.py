@@ -78,13 +78,11 @@ def test_what_is_named_exists(page):
     missing |= {
         name for name in _FILE.findall(text) if not (ROOT / name).exists() and name not in titles
     }
-    missing |= {
-        name for name in _ZOO.findall(text) if name not in model_zoo.list_configs()
-    }
+    missing |= {name for name in _ZOO.findall(text) if name not in model_zoo.list_configs()}
     assert missing == set()
 
 
-PAGE = '''Text with `code`.
+PAGE = """Text with `code`.
 
 <!-- not run: needs COCO -->
 ```
@@ -103,7 +101,7 @@ co-detr train birds.py \\
 $ A=1 echo yes && ls
 yes
 ```
-'''
+"""
 
 
 def test_blocks_of_a_page(tmp_path):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import co_detr  # noqa: F401, I001  (makes detectron2 importable)
+import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What the site holds from outside of docs/: pages of the repository, and files that pages point to.
+"""What the site has from outside of docs/: pages of the repository, and files that pages link to.
 
 In the repository a page may link to any file. On the site the target is a page where it is one of
 `PAGES`, and otherwise a copy of the file as text. mkdocs calls the functions by their names.

@@ -77,7 +77,11 @@ class Scene:
     def _train(self) -> None:
         self._python(
             *(str(ROOT / "tools/lazyconfig_train_net.py"), "--config-file", MODEL),
-            *("train.output_dir=trained", "train.eval_period=0", f"train.max_iter={ITERATIONS}"),
+            *(
+                "train.output_dir=trained",
+                "dataloader.test.dataset.names=null",
+                f"train.max_iter={ITERATIONS}",
+            ),
         )
 
     def folder_of(self, page: Path) -> Path:
