@@ -144,13 +144,15 @@ def draw_queries(scene: "Scene") -> "Figure":
     from matplotlib.figure import Figure
 
     panels = ["objects", *(group.name for group in scene.groups)]
-    figure = Figure(figsize=(11.5, 2.75), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(panels)), panels):
-        axes.imshow(scene.picture)
+    figure = Figure(figsize=(9.2, 6.6), layout="constrained")
+    grid = list(figure.subplots(2, 3).flat)
+    for axes in grid:
         axes.set_axis_off()
+    for axes, name in zip(grid, panels):
+        axes.imshow(scene.picture)
         if name == "objects":
             _add_boxes(axes, scene.boxes, scene, color="white", linewidth=1.6)
-            axes.set_title(f"{len(scene.boxes)} objects", fontsize=9)
+            axes.set_title(f"{len(scene.boxes)} objects", fontsize=10)
             continue
         (group,) = (group for group in scene.groups if group.name == name)
         reference, color = group.reference[0], COLORS[name]
@@ -166,7 +168,7 @@ def draw_queries(scene: "Scene") -> "Figure":
             positive = group.targets.classes[0] < scene.num_classes
             _add_boxes(axes, reference[positive], scene, color=color, linewidth=0.7)
             title = f"{name}: {int(positive.sum())} positives\nof {group.num_queries} queries"
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=10)
         height, width = scene.picture.shape[:2]
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return figure

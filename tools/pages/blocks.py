@@ -81,7 +81,7 @@ class Block:
 def pages(root: Path = ROOT) -> list[Path]:
     """All pages: those of the repository, then those of docs/ in alphabetical order."""
     top = [root / name for name in ("README.md", "MODEL_ZOO.md", "CHANGELOG.md")]
-    top += [root / "datasets" / "README.md", root / "CONTRIBUTING.md"]
+    top.append(root / "datasets" / "README.md")
     return [page for page in top if page.is_file()] + sorted((root / "docs").rglob("*.md"))
 
 
