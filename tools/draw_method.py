@@ -43,7 +43,7 @@ MODELS = {
         ("matching.num_queries=12",),
     ),
 }
-DOTS_PER_INCH = 110
+DOTS_PER_INCH = 90
 # from left to right and top to bottom: name, x, y, whether inference has it
 PARTS = {
     "backbone": ("backbone,\nneck", 0, 2, True),
