@@ -24,7 +24,7 @@ DIGITS := $(or $(DETECTRON2_DATASETS),datasets)/digits
 DEMO_TREES := output/demo-trees
 TREES := $(or $(DETECTRON2_DATASETS),datasets)/trees
 
-.PHONY: demo demo-trees test test-web lint format setup clean
+.PHONY: demo demo-trees test test-web lint format docs check-docs setup clean
 
 demo: $(READY)
 	$(BIN)/python datasets/prepare_digits.py
@@ -64,6 +64,15 @@ format: $(READY)
 	$(BIN)/python -m ruff check --fix $(SOURCES)
 	$(BIN)/python -m black $(SOURCES)
 
+# The pages as a site; a broken link or anchor is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+	@echo "Open site/index.html"
+
+# Runs the commands of the pages, from the pages, but for those that say why not.
+check-docs: $(READY)
+	$(BIN)/python tools/check_docs.py
+
 setup: $(READY)
 
 # A set-up that was interrupted or failed leaves $(UNFINISHED) behind; the next one starts over from
@@ -77,7 +86,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	fi
 	@touch $(UNFINISHED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-		-e ".[digits,trees,video,draw,report,export,polygons,dev]"
+		-e ".[digits,trees,video,draw,report,export,polygons,docs,dev]"
 	@mv $(UNFINISHED) $(READY)
 
 # Gradio wants an older Pillow than the others are pinned to, and so has an environment of its own,
@@ -95,4 +104,4 @@ $(WEB)/.ready: $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(WEB) build dist *.egg-info
+	rm -rf $(VENV) $(WEB) build dist site *.egg-info
