@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", help="a JPEG or PNG")
-    compose(TREES, DIGITS).save(parser.parse_args(argv).output, quality=85)
+    args = parser.parse_args(argv)
+    compose(TREES, DIGITS).save(args.output, quality=85)
     return 0
 
 
