@@ -69,7 +69,7 @@ class PyramidPooler(ROIPooler):
     def _levels(self, box_lists: list[Boxes]) -> Tensor:
         """Choose a level (R,) for the boxes of all images, counted from the first map."""
         return assign_boxes_to_levels(
-            box_lists,
+            [Boxes.cat(box_lists)],
             self.min_level,
             self.max_level,
             self.canonical_box_size,
