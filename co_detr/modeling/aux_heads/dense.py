@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from co_detr.ops.boxes import apply_deltas
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import FocalLoss, LossTerm
@@ -225,8 +226,8 @@ class DenseHead(AuxHead):
 
     def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
         """Turn (..., regression_dim) outputs for anchors (..., 4) into unclipped XYXY boxes."""
-        boxes = self.box_transform.apply_deltas(regression.flatten(0, -2), anchors.flatten(0, -2))
-        return boxes.view(anchors.shape)
+        transform = self.box_transform
+        return apply_deltas(anchors, regression, transform.weights, transform.scale_clamp)
 
     # ------------------------------------------------------------ the template
 
