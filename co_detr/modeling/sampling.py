@@ -1,7 +1,10 @@
 """Random subsets of fixed size, for which nothing has to be known on the host."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def random_subset(
@@ -67,3 +70,11 @@ def ordered_samples(
         rank = rank.scatter_reduce(1, index, drawn * value, "amax")
     rank, index = rank.sort(dim=1, descending=True, stable=True)
     return index[:, :num_samples], rank[:, :num_samples] > 0
+
+
+def padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:
+    """(N, m, ...) of N tensors (m_i, ...), filled up with a value where an image has fewer rows;
+    mostly none has."""
+    if len({len(x) for x in rows}) == 1:
+        return torch.stack(list(rows))
+    return pad_sequence(list(rows), batch_first=True, padding_value=value)

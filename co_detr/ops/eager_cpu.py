@@ -12,9 +12,14 @@ def runs_on_cpu(tensor: Tensor) -> bool:
     nobody waits for them. They hide operators, so a dispatch mode, which watches these (it counts
     operations, or host synchronizations), sees what runs on other devices.
     """
+    return tensor.device.type == "cpu" and holds_numbers(tensor)
+
+
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether `tensor` holds numbers, which may be kept for later, and nothing watches or records
+    what is done with it."""
     return (
-        tensor.device.type == "cpu"
-        and type(tensor) in (Tensor, torch.nn.Parameter)  # not a fake or wrapped tensor
+        type(tensor) in (Tensor, torch.nn.Parameter)  # not a fake or wrapped tensor
         and _get_current_dispatch_mode() is None
         and not torch.jit.is_tracing()
         and not torch.compiler.is_compiling()

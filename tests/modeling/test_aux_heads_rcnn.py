@@ -95,7 +95,7 @@ def test_losses_of_a_blank_rpn_count_one_positive_per_image_without_boxes():
         Instances((24, 24), gt_boxes=Boxes(b), gt_classes=torch.zeros(len(b), dtype=torch.long))
         for b in (moved, [])
     ]
-    _, losses = rpn([torch.randn(2, 8, 3, 3)], [(24, 24)] * 2, truth)
+    _, losses = rpn([torch.randn(2, 8, 3, 3)], [(24, 24)] * 2, PaddedTruth.from_instances(truth))
     assert losses["loss_rpn_class"].total.item() == pytest.approx(8 * math.log(2), rel=1e-5)
     # Each box is an anchor moved right by a quarter of its width.
     assert losses["loss_rpn_box"].total.item() == pytest.approx(2 * 0.25, rel=1e-5)
@@ -157,7 +157,7 @@ def sample(head, *images):
     gt = [
         Instances(size, gt_boxes=Boxes(b), gt_classes=torch.tensor(c).long()) for _, b, c in images
     ]
-    return [s[s.gt_classes >= 0] for s in head.sample(proposals, gt)]
+    return [s[s.gt_classes >= 0] for s in head.sample(proposals, PaddedTruth.from_instances(gt))]
 
 
 def test_samples_are_ground_truth_then_positive_then_negative_proposals():

@@ -1,5 +1,6 @@
 """FCOS's and PAA's rules by hand: points in boxes, mixtures of losses, voting."""
 
+import itertools
 import math
 
 import numpy as np
@@ -171,6 +172,28 @@ def test_candidates_are_the_lowest_losses_of_each_level():
     assert lowest.tolist() == [[[1, 2, 4, 9], [0.5, math.inf, math.inf, math.inf]]]
     assert index[0, 0].tolist() == [1, 2, 5, 4]
     assert index[0, 1, 0] == 3
+
+
+def test_candidates_are_what_a_search_per_object_finds():
+    """Objects with many, few and no anchors; background, ignored anchors and a level of one."""
+    torch.manual_seed(0)
+    losses = torch.rand(3, 41)
+    matches = torch.randint(-2, 4, (3, 41))
+    matches[matches == 2] = 0
+    sizes, G, k = [30, 10, 1], 5, 4
+    lowest, index = best_candidates(losses, matches, sizes, G, k)
+    assert lowest.shape == index.shape == (3, G, 4 + 4 + 1)
+    for image, number in itertools.product(range(3), range(G)):
+        found, start = [], 0
+        for size in sizes:
+            own = [a for a in range(start, start + size) if matches[image, a] == number]
+            found += sorted(own, key=lambda a: losses[image, a].item())[:k]
+            start += size
+        found.sort(key=lambda a: losses[image, a].item())
+        real = lowest[image, number].isfinite()
+        assert index[image, number][real].tolist() == found
+        assert torch.equal(lowest[image, number][real], losses[image, found])
+        assert real.sum() == len(found)
 
 
 def test_two_clear_groups_are_told_apart():

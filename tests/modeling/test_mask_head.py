@@ -10,6 +10,7 @@ from torch import nn
 from co_detr.modeling.aux_heads.mask import MaskHead
 from co_detr.modeling.aux_heads.rcnn import BoxHead, FasterRCNNHead
 from co_detr.modeling.aux_heads.rpn import RPN
+from co_detr.modeling.aux_heads.truth import PaddedTruth
 from co_detr.modeling.losses import normalize
 from co_detr.modeling.masks import class_logits, cut_masks, mask_areas
 
@@ -214,7 +215,7 @@ def test_samples_know_their_object_in_their_own_image():
     images = [ground_truth([[0.0, 0.0, 8.0, 8.0], [10.0, 2.0, 20.0, 12.0]]), ground_truth([])]
     images.append(ground_truth([[16.0, 8.0, 32.0, 16.0]], classes=[2]))
     proposals = [Instances(SIZE, proposal_boxes=Boxes([[0.0, 9.0, 8.0, 16.0]]))] * 3
-    drawn = head.sample(proposals, images)
+    drawn = head.sample(proposals, PaddedTruth.from_instances(images))
     assert [s.gt_index[s.gt_classes >= 0].tolist() for s in drawn] == [[0, 1, -1], [-1], [0, -1]]
 
 

@@ -1,11 +1,13 @@
 import math
 
+import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import generalized_box_iou_loss
 
 from co_detr.ops.boxes import (
+    apply_deltas,
     box_deltas,
     giou_loss,
     has_area,
@@ -111,6 +113,24 @@ def test_deltas_are_those_of_detectron2():
     deltas = box_deltas(source, target, weights)
     torch.testing.assert_close(deltas, transform.get_deltas(source, target), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(transform.apply_deltas(deltas, source), target, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("weights", [(10.0, 10.0, 5.0, 5.0), (10.0, 8.0, 5.0, 4.0)])
+def test_boxes_of_deltas_are_those_of_detectron2_and_so_is_their_gradient(weights):
+    """Also where the growth is clamped, and for several deltas of each source."""
+    torch.manual_seed(0)
+    corner, size = torch.rand(20, 1, 2) * 100, torch.rand(20, 1, 2) * 50 + 1
+    source = torch.cat([corner, corner + size], dim=-1)
+    transform = Box2BoxTransform(weights, scale_clamp=0.2)
+    ours = torch.randn(20, 3, 4).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    boxes = apply_deltas(source, ours, weights, scale_clamp=0.2)
+    expected = transform.apply_deltas(theirs.flatten(1), source[:, 0]).view(20, 3, 4)
+    torch.testing.assert_close(boxes, expected)
+    slope = torch.randn(20, 3, 4)
+    boxes.backward(slope)
+    expected.backward(slope)
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_both_sides_make_an_area():

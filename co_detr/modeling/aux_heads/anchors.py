@@ -1,12 +1,15 @@
 """Anchors of a pyramid, and which of them belong to the valid part of an image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from torch import Tensor, nn
+
+from co_detr.ops.eager_cpu import holds_numbers
 
 
 def box_transform(delta_std: Sequence[float]) -> Box2BoxTransform:
@@ -21,6 +24,8 @@ class PyramidAnchors(nn.Module):
     The anchor of cell (x, y) is centred on (x * stride, y * stride), as in the released model, and
     shifted from there by `offset` strides. The anchors of a cell run through all scales of the
     first aspect ratio, then of the next: released weights fit this order without permutation.
+
+    What was last computed is kept: often the next batch has the same sizes.
 
     Args:
         strides: of the pyramid's levels, fine to coarse.
@@ -57,6 +62,7 @@ class PyramidAnchors(nn.Module):
             strides=list(self.strides),
             offset=offset,
         )
+        self._last_anchors, self._last_valid = _Last(), _Last()
 
     @property
     def num_per_cell(self) -> int:
@@ -77,6 +83,9 @@ class PyramidAnchors(nn.Module):
                 f"{len(features)} feature maps for strides {self.strides}: give this head as many "
                 "strides as the pyramid has levels"
             )
+        return list(self._last_anchors(features, (), lambda: self._place(features)))
+
+    def _place(self, features: Sequence[Tensor]) -> list[Tensor]:
         levels = [boxes.tensor for boxes in self.generator(features)]
         if self.scales_per_octave == 1 or self.num_ratios == 1:
             return levels
@@ -91,6 +100,12 @@ class PyramidAnchors(nn.Module):
             (N, A) bool over the anchors of all levels: in row and column, cell < size / stride,
             rounded up; everywhere with `padding_valid`.
         """
+        sizes = tuple(map(tuple, image_sizes))
+        return self._last_valid(features, sizes, lambda: self._find_valid(features, image_sizes))
+
+    def _find_valid(
+        self, features: Sequence[Tensor], image_sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
         device = features[0].device
         shapes = [feature.shape[-2:] for feature in features]
         if self.padding_valid:
@@ -114,3 +129,23 @@ class PyramidAnchors(nn.Module):
         """Rows and columns of a level that touch the valid area of an image (height, width)."""
         padded = (math.ceil(side / self.pad_multiple) * self.pad_multiple for side in size)
         return [math.ceil(side / stride) for side in padded]
+
+
+class _Last:
+    """Remembers one result for maps: the next ones of the same sizes may get it, too."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Any, Any] = (None, None)
+
+    def __call__(self, maps: Sequence[Tensor], besides: tuple, compute: Callable[[], Any]) -> Any:
+        """The result for the sizes, type and device of `maps`, and for whatever it depends on
+        besides."""
+        if not holds_numbers(maps[0]):
+            return compute()
+        key = maps[0].device, maps[0].dtype, tuple(tuple(x.shape[-2:]) for x in maps), besides
+        known, result = self._kept
+        if known != key:
+            with torch.inference_mode(False), torch.no_grad():  # training may be next
+                result = compute()
+            self._kept = key, result
+        return result

@@ -27,17 +27,18 @@ def closest_anchors(
     Returns:
         indices of anchors, and whether these are valid ones; both (T, candidates of all levels).
     """
+    sizes = [len(level) for level in anchors]
+    middles, points = centres(boxes), centres(torch.cat(anchors)).split(sizes)
+    padding = (~valid).split(sizes, dim=1)
     distances, candidates, start = [], [], 0
-    for level in anchors:
+    for level, outside, size in zip(points, padding, sizes):
         # Differences, not the faster matrix product, whose rounding would reorder close candidates.
-        distance = torch.cdist(
-            centres(boxes), centres(level), compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        distance.masked_fill_(~valid[image, start : start + len(level)], torch.inf)
-        closest, index = distance.topk(min(num_candidates, len(level)), dim=1, largest=False)
+        distance = torch.cdist(middles, level, compute_mode="donot_use_mm_for_euclid_dist")
+        distance.masked_fill_(outside[image], torch.inf)
+        closest, index = distance.topk(min(num_candidates, size), dim=1, largest=False)
         distances.append(closest)
         candidates.append(index + start)
-        start += len(level)
+        start += size
     return torch.cat(candidates, dim=1), torch.cat(distances, dim=1).isfinite()
 
 

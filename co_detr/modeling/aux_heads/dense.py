@@ -16,11 +16,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from co_detr.ops.boxes import apply_deltas
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import FocalLoss, LossTerm
 from .anchors import PyramidAnchors, box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
+from .joined_convs import JoinedConvs
 from .truth import IGNORED, PaddedTruth
 
 
@@ -224,8 +226,8 @@ class DenseHead(AuxHead):
 
     def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
         """Turn (..., regression_dim) outputs for anchors (..., 4) into unclipped XYXY boxes."""
-        boxes = self.box_transform.apply_deltas(regression.flatten(0, -2), anchors.flatten(0, -2))
-        return boxes.view(anchors.shape)
+        transform = self.box_transform
+        return apply_deltas(anchors, regression, transform.weights, transform.scale_clamp)
 
     # ------------------------------------------------------------ the template
 
@@ -247,21 +249,44 @@ class DenseHead(AuxHead):
 
     def predict(self, features: list[Tensor]) -> DensePredictions:
         """Apply the towers and predictors to every level."""
+        readers = {"class": [self.class_predictor], "box": [self.box_predictor]}
+        if self.quality_predictor is not None:
+            readers[self.quality_tower].append(self.quality_predictor)
+        enter = JoinedConvs([self.class_tower[0], self.box_tower[0]]) if self.class_tower else None
+        leave = {tower: JoinedConvs(convs) for tower, convs in readers.items()}
+
         logits, regression, quality = [], [], []
         for level, feature in enumerate(features):
-            towers = {"class": self.class_tower(feature), "box": self.box_tower(feature)}
-            deltas = self.box_predictor(towers["box"])
+            maps = self._towers(feature, enter)
+            outputs = {tower: predict(maps[tower]) for tower, predict in leave.items()}
+            deltas = outputs["box"][0]
             if self.scales is not None:
                 deltas = deltas * self.scales[level]
-            logits.append(per_anchor(self.class_predictor(towers["class"]), self.num_classes))
+            logits.append(per_anchor(outputs["class"][0], self.num_classes))
             regression.append(per_anchor(deltas, self.regression_dim))
             if self.quality_predictor is not None:
-                quality.append(per_anchor(self.quality_predictor(towers[self.quality_tower]), 1))
+                quality.append(per_anchor(outputs[self.quality_tower][1], 1))
         return DensePredictions(
             torch.cat(logits, dim=1),
             torch.cat(regression, dim=1),
             torch.cat(quality, dim=1).squeeze(-1) if quality else None,
         )
+
+    def _towers(self, feature: Tensor, enter: JoinedConvs | None) -> dict[str, Tensor]:
+        """What both towers make of a map; `enter` is the first convolution of both."""
+        if enter is None:
+            return {"class": feature, "box": feature}
+        # maps of tokens have their channels last, which makes group norms on a CPU several times
+        # slower
+        maps = {}
+        entered = enter(feature.contiguous())
+        for name, tower, x in zip(("class", "box"), (self.class_tower, self.box_tower), entered):
+            first, *others = tower
+            x = first.activation(x if first.norm is None else first.norm(x))
+            for conv in others:
+                x = conv(x)
+            maps[name] = x
+        return maps
 
     def matched_targets(self, matches: Tensor, valid: Tensor, truth: PaddedTruth) -> DenseTargets:
         """Make targets of matches (N, A): indices of objects of the image, BACKGROUND, IGNORED."""

@@ -53,7 +53,7 @@ def max_iou_match(
         highest = highest.maximum(quality)
 
         best = iou.amax(dim=2, keepdim=True)
-        ties = (iou == best) & (best >= min_positive_iou) & (best > 0)
+        ties = iou == best.where((best >= min_positive_iou) & (best > 0), torch.inf)
         number = torch.arange(start + 1, start + 1 + boxes.shape[1], device=anchors.device)
         last = last.maximum((ties * number[:, None]).amax(dim=1))
 

@@ -30,15 +30,22 @@ def best_candidates(
         losses by size, infinite where there are no more candidates, and the anchors' indices; both
         (N, G, at most `per_level` times the number of levels).
     """
-    objects = torch.arange(num_objects, device=matches.device)[:, None]
+    objects = torch.arange(num_objects, device=matches.device).repeat(len(matches), 1)
     lowest, index, start = [], [], 0
     parts = zip(losses.split(level_sizes, dim=1), matches.split(level_sizes, dim=1))
     for loss, match in parts:
-        loss = loss[:, None].where(match[:, None] == objects, torch.inf)  # (N, G, A_l)
-        values, indices = loss.topk(min(per_level, loss.shape[2]), dim=2, largest=False)
-        lowest.append(values)
-        index.append(indices + start)
-        start += loss.shape[2]
+        # By object, and of each by loss: without a tensor of all objects times all anchors.
+        by_loss = loss.argsort(dim=1, stable=True)
+        owner, by_owner = match.gather(1, by_loss).sort(dim=1, stable=True)
+        order = by_loss.gather(1, by_owner)
+        first, end = (torch.searchsorted(owner, objects, right=right) for right in (False, True))
+        rank = torch.arange(min(per_level, loss.shape[1]), device=loss.device)
+        place = first[..., None] + rank  # (N, G, k)
+        indices = order.gather(1, place.clamp(max=loss.shape[1] - 1).flatten(1))
+        values = loss.gather(1, indices).view_as(place)
+        lowest.append(values.where(place < end[..., None], torch.inf))
+        index.append(indices.view_as(place) + start)
+        start += loss.shape[1]
     rising, order = torch.cat(lowest, dim=2).sort(dim=2, stable=True)
     return rising, torch.cat(index, dim=2).gather(2, order)
 

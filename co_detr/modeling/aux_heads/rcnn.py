@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import clip_boxes_to_image
 
-from co_detr.ops.boxes import giou_loss, has_area
+from co_detr.ops.boxes import apply_deltas, giou_loss, has_area
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import LossTerm
-from ..sampling import ordered_samples
+from ..sampling import ordered_samples, padded
 from .anchors import box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
 from .mask import MaskHead
@@ -188,8 +187,9 @@ class FasterRCNNHead(AuxHead):
         image_sizes: list[tuple[int, int]],
         gt_instances: list[Instances],
     ) -> AuxOutput:
-        proposals, losses = self.rpn(features, image_sizes, gt_instances)
-        samples = self.sample(proposals, gt_instances)
+        truth = PaddedTruth.from_instances(gt_instances)
+        proposals, losses = self.rpn(features, image_sizes, truth)
+        samples = self.sample(proposals, truth)
         boxes = [sample.proposal_boxes for sample in samples]
         logits, deltas, pooled = self.box_head(features, boxes)
         losses |= self.losses(logits, deltas, samples)
@@ -205,14 +205,14 @@ class FasterRCNNHead(AuxHead):
         )
 
     @torch.no_grad()
-    def sample(self, proposals: list[Instances], gt_instances: list[Instances]) -> list[Instances]:
+    def sample(self, proposals: list[Instances], truth: PaddedTruth) -> list[Instances]:
         """Label the ground truth and the proposals of each image and draw samples from them.
 
         Ground truth is a perfect proposal: it helps at the start, when the RPN has none.
 
         Args:
             proposals: per image `proposal_boxes`; those without area are padding.
-            gt_instances: per image.
+            truth: the objects.
 
         Returns:
             Samples as in `AuxOutput`, without features: positives, then negatives, each in the
@@ -220,8 +220,7 @@ class FasterRCNNHead(AuxHead):
             object in the ground truth of its image; -1 where background. All images have the same
             number, filled up with ignored samples at (0, 0, 0, 0).
         """
-        truth = PaddedTruth.from_instances(gt_instances)
-        boxes = pad_sequence([p.proposal_boxes.tensor for p in proposals], batch_first=True)
+        boxes = padded([p.proposal_boxes.tensor for p in proposals])
         boxes = torch.cat([truth.boxes, boxes], dim=1)  # (N, m, 4)
         matches = truth.match(boxes, self.positive_iou)
         index, drawn = ordered_samples(
@@ -245,6 +244,11 @@ class FasterRCNNHead(AuxHead):
             for p, b, c, t, m in zip(proposals, boxes, labels, targets, matches)
         ]
 
+    def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Turn deltas (..., 4) for boxes that broadcast against them into absolute XYXY boxes."""
+        transform = self.box_transform
+        return apply_deltas(boxes, deltas, transform.weights, transform.scale_clamp)
+
     def losses(
         self, logits: Tensor, deltas: Tensor, samples: list[Instances]
     ) -> dict[str, LossTerm]:
@@ -257,7 +261,7 @@ class FasterRCNNHead(AuxHead):
         positive = (labels >= 0) & (labels < self.num_classes)
         box_class = labels.where(positive, 0) if deltas.shape[1] > 1 else torch.zeros_like(labels)
         deltas = deltas.gather(1, box_class[:, None, None].expand(-1, 1, 4)).squeeze(1)
-        predicted = self.box_transform.apply_deltas(deltas, boxes)
+        predicted = self.decode(deltas, boxes)
         class_loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-1)
         box_loss = giou_loss(predicted, truth).where(positive, 0.0).sum()
         count = (labels >= 0).sum()
@@ -272,8 +276,8 @@ class FasterRCNNHead(AuxHead):
         proposals = [p.proposal_boxes for p in self.rpn.inference(features, image_sizes)]
         logits, deltas, _ = self.box_head(features, proposals)
         scores = logits.softmax(dim=1)[:, :-1]
-        boxes = self.box_transform.apply_deltas(deltas.flatten(1), Boxes.cat(proposals).tensor)
-        boxes = boxes.view_as(deltas).expand(-1, self.num_classes, -1)
+        boxes = self.decode(deltas, Boxes.cat(proposals).tensor[:, None])
+        boxes = boxes.expand(-1, self.num_classes, -1)
 
         detections = []
         counts = [len(p) for p in proposals]

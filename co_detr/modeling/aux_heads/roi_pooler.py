@@ -7,6 +7,7 @@ from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.functional import embedding_bag
 from torchvision.ops import roi_align
 
 from co_detr.ops.eager_cpu import runs_on_cpu
@@ -19,8 +20,8 @@ class PyramidPooler(ROIPooler):
     sorted by level, and only the number of boxes of all levels is copied to the host.
 
     On the CPU, torchvision's backward pass adds up corner by corner in one thread and took a third
-    of the time of the whole head. Training there, pooling is the product with the sparse matrix of
-    interpolation weights, and its gradient that with the transpose.
+    of the time of the whole head. Training there, a bin is a weighted bag of map cells, and the
+    gradient is the product with the transpose of the sparse matrix of all weights.
 
     Args:
         output_size: bins per axis.
@@ -68,7 +69,7 @@ class PyramidPooler(ROIPooler):
     def _levels(self, box_lists: list[Boxes]) -> Tensor:
         """Choose a level (R,) for the boxes of all images, counted from the first map."""
         return assign_boxes_to_levels(
-            box_lists,
+            [Boxes.cat(box_lists)],
             self.min_level,
             self.max_level,
             self.canonical_box_size,
@@ -105,53 +106,55 @@ class PyramidPooler(ROIPooler):
         counts = [len(b) for b in box_lists]
         image = torch.arange(len(box_lists)).repeat_interleave(torch.tensor(counts))
         level = self._levels(box_lists) if len(shapes) > 1 else torch.zeros_like(image)
-        size = torch.tensor(shapes)[level]  # (R, 2) as (H, W)
+        height, width = torch.tensor(shapes)[level].unbind(1)
         area = torch.tensor([h * w for h, w in shapes])
         first = (area.cumsum(0) - area)[level] * len(box_lists) + area[level] * image
 
         # Aligned: cell centres are at half-integer coordinates.
-        corners = boxes * (0.5 ** (level + self.min_level))[:, None] - 0.5
-        columns, x_weights = _axis(corners[:, 0::2], size[:, 1], self.output_size[1])
-        rows, y_weights = _axis(corners[:, 1::2], size[:, 0], self.output_size[0])
-        rows = (rows * size[:, 1, None, None] + first[:, None, None]).to(torch.int32)
-        cells = rows[:, :, None, :, None] + columns[:, None, :, None, :].to(torch.int32)
-        weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
+        left, top, right, bottom = (boxes * (0.5 ** (level + self.min_level))[:, None] - 0.5).t()
+        columns, x_weights = _axis(left, right, width, self.output_size[1])
+        rows, y_weights = _axis(top, bottom, height, self.output_size[0])
+        rows = (rows * width + first).to(torch.int32)
+        # (y entries, x entries, h, w, R): the boxes last, for long loops in all these operators
+        cells = rows[:, None, :, None] + columns[None, :, None].to(torch.int32)
+        weights = y_weights[:, None, :, None] * x_weights[None, :, None]
+        cells, weights = (
+            x.flatten(0, 1).permute(3, 1, 2, 0).contiguous().numpy() for x in (cells, weights)
+        )
 
         # Most boxes need fewer entries than the one that needs most.
-        used = np.flatnonzero(weights.numpy())
+        used = np.flatnonzero(weights != 0)
         num_bags = len(boxes) * self.output_size[0] * self.output_size[1]
-        starts = np.searchsorted(
-            used, np.arange(num_bags + 1) * (weights.shape[3] * weights.shape[4])
-        )
-        return starts, cells.numpy().ravel()[used], weights.numpy().ravel()[used]
+        starts = np.arange(num_bags + 1) * weights.shape[3]
+        return np.searchsorted(used, starts), cells.ravel()[used], weights.ravel()[used]
 
 
-def _axis(ends: Tensor, size: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+def _axis(start: Tensor, end: Tensor, size: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """Split each box into bins along one axis, and each bin's mean into cells.
 
     Args:
-        ends: (R, 2) start and end of each box, in cells, 0 at the centre of the first one.
+        start, end: (R,) of each box, in cells, 0 at the centre of the first one.
         size: (R,) cells of the map.
         bins: number of bins.
 
     Returns:
-        cells (R, bins, entries) int64 and weights of the same shape; unused entries have weight 0.
+        cells (entries, bins, R) int64 and weights of the same shape; unused entries have weight 0.
     """
-    start, length = ends[:, :1], (ends[:, 1:] - ends[:, :1]) / bins
-    samples = length.ceil()  # (R, 1) per bin
-    number = torch.arange(int(samples.max()) if len(samples) else 0)
-    # (R, bins, samples)
-    place = torch.arange(bins)[:, None] + ((number + 0.5) / samples.clamp(min=1))[:, None]
-    place = start[:, None] + length[:, None] * place
-    last = (size[:, None, None] - 1).to(place.dtype)
-    counts = (number < samples)[:, None] & (place >= -1) & (place <= last + 1)
-    weight = counts / samples.clamp(min=1)[:, None]
+    length = (end - start) / bins
+    samples = length.ceil()  # (R,) per bin
+    number = torch.arange(int(samples.max()) if len(samples) else 0)[:, None, None]
+    # (samples, bins, R)
+    place = torch.arange(bins)[:, None] + (number + 0.5) / samples.clamp(min=1)
+    place = start + length * place
+    last = (size - 1).to(place.dtype)
+    counts = (number < samples) & (place >= -1) & (place <= last + 1)
+    weight = counts / samples.clamp(min=1)
     # Up to one cell beyond the border a sample takes the value of the border.
     place = place.clamp(min=0).minimum(last)
     # Samples are at most one cell apart, so they touch one cell more than they are.
-    cells = place[..., :1].floor() + torch.arange(len(number) + 1)
-    hat = (1 - (place[..., None, :] - cells[..., None]).abs()).clamp(min=0)
-    return cells.minimum(last).to(torch.int64), (hat @ weight[..., None]).squeeze(-1)
+    cells = place[:1].floor() + torch.arange(len(number) + 1)[:, None, None]
+    hat = (1 - (place - cells[:, None]).abs()).clamp(min=0)  # (entries, samples, bins, R)
+    return cells.minimum(last).to(torch.int64), (hat * weight).sum(dim=1)
 
 
 class _Context(FunctionCtx):
@@ -172,7 +175,14 @@ class _Pool(torch.autograd.Function):
         )
         ctx.matrix, ctx.sizes = matrix, sizes
         height, width = pooler.output_size
-        pooled = torch.from_numpy(matrix @ table.numpy())
+        pooled = embedding_bag(
+            torch.from_numpy(cells),
+            table,
+            torch.from_numpy(starts.astype(cells.dtype)),
+            per_sample_weights=torch.from_numpy(weights),
+            mode="sum",
+            include_last_offset=True,
+        )
         return pooled.view(-1, height, width, table.shape[1]).permute(0, 3, 1, 2).contiguous()
 
     @staticmethod

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from co_detr.ops.boxes import box_deltas, has_area
+from co_detr.ops.boxes import apply_deltas, box_deltas, has_area
 from co_detr.ops.grouped_nms import grouped_nms
 
 from ..losses import LossTerm
@@ -96,9 +96,9 @@ class RPN(nn.Module):
         self,
         features: list[Tensor],
         image_sizes: list[tuple[int, int]],
-        gt_instances: list[Instances],
+        truth: PaddedTruth,
     ) -> tuple[list[Instances], dict[str, LossTerm]]:
-        """Propose boxes and learn to, arguments as for `AuxHead.forward`.
+        """Propose boxes and learn to; `truth` is that of the images, else as `AuxHead.forward`.
 
         Returns:
             Proposals as in `propose`, and the losses "loss_rpn_class" and "loss_rpn_box".
@@ -107,7 +107,7 @@ class RPN(nn.Module):
         logits, deltas = self.predict(features)
         anchors = Boxes(torch.cat(levels))
         valid = self.anchors.valid(features, image_sizes)
-        losses = self.losses(anchors, valid, logits, deltas, gt_instances)
+        losses = self.losses(anchors, valid, logits, deltas, truth)
         proposals = self.propose(
             levels, logits, deltas, image_sizes, self.pre_nms_topk[0], self.post_nms_topk[0]
         )
@@ -159,14 +159,13 @@ class RPN(nn.Module):
         valid: Tensor,
         logits: Tensor,
         deltas: Tensor,
-        gt_instances: list[Instances],
+        truth: PaddedTruth,
     ) -> dict[str, LossTerm]:
         """Compute cross entropy of the objectness and L1 of the deltas on sampled anchors.
 
         Both are divided by the number of sampled anchors, counting at least one positive and one
         negative per image.
         """
-        truth = PaddedTruth.from_instances(gt_instances)
         matches = self.match(anchors.tensor, valid, truth)
         (positive, is_positive), (negative, is_negative) = draw_labelled(
             matches >= 0, matches == BACKGROUND, self.samples_per_image, self.positive_fraction
@@ -226,8 +225,9 @@ class RPN(nn.Module):
         counts = [min(pre_nms_topk, size) for size in sizes]
         chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
         anchors = torch.cat(levels)[index]
-        boxes = self.box_transform.apply_deltas(chosen.flatten(0, 1), anchors.flatten(0, 1))
-        boxes = boxes.view_as(chosen).clamp(min=0).minimum(limits)
+        transform = self.box_transform
+        boxes = apply_deltas(anchors, chosen, transform.weights, transform.scale_clamp)
+        boxes = boxes.clamp(min=0).minimum(limits)
 
         kept = grouped_nms(boxes, scores, counts, self.nms_threshold)
         # Boxes without area overlap nothing, so dropping them after NMS changes no other's fate.

@@ -10,13 +10,12 @@ from typing import Literal
 import torch
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from co_detr.ops.boxes import inverse_sigmoid, to_normalized_cxcywh
 
 from ..assignment import GroundTruth
 from ..aux_heads.base import AuxOutput
-from ..sampling import random_rank
+from ..sampling import padded, random_rank
 from ..whole_batch import max_over_parts
 from .group import FixedTargets, QueryGroup
 from .learned import BoxEncoding
@@ -177,7 +176,7 @@ class CustomizedQueries(nn.Module):
 
 def _padded_classes(samples: Sequence[Instances]) -> Tensor:
     """(N, m) labels, -1 where an image has fewer samples than others."""
-    return pad_sequence([s.gt_classes for s in samples], True, padding_value=-1)
+    return padded([s.gt_classes for s in samples], -1)
 
 
 def take(values: Sequence[Tensor], rows: Tensor) -> Tensor:
