@@ -47,14 +47,14 @@ def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:
         return {}
     totals = torch.stack([term.total for term in terms.values()])
     zero = totals.new_zeros(())  # to add a number copies nothing to the device, to convert it does
-    counts = [t.count if isinstance(t.count, Tensor) else zero + t.count for t in terms.values()]
-    counts = torch.stack(counts).detach().float()
+    of_terms = [t.count if isinstance(t.count, Tensor) else zero + t.count for t in terms.values()]
+    counts = torch.stack(of_terms).detach().float()
     counts = sum_over_parts("loss counts", counts)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(counts)
         counts = counts / comm.get_world_size()
-    least = {number: zero + number for number in {term.min_count for term in terms.values()}}
-    least = torch.stack([least[term.min_count] for term in terms.values()]).detach().float()
+    numbers = {number: zero + number for number in {term.min_count for term in terms.values()}}
+    least = torch.stack([numbers[term.min_count] for term in terms.values()]).detach().float()
     return dict(zip(terms, (totals / counts.maximum(least)).unbind()))
 
 

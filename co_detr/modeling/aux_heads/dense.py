@@ -7,7 +7,7 @@ cell), C channels. A head is this class plus a rule that labels anchors and the 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -252,7 +252,8 @@ class DenseHead(AuxHead):
         readers = {"class": [self.class_predictor], "box": [self.box_predictor]}
         if self.quality_predictor is not None:
             readers[self.quality_tower].append(self.quality_predictor)
-        enter = JoinedConvs([self.class_tower[0], self.box_tower[0]]) if self.class_tower else None
+        first = [cast(Conv2d, tower[0]) for tower in (self.class_tower, self.box_tower) if tower]
+        enter = JoinedConvs(first) if first else None
         leave = {tower: JoinedConvs(convs) for tower, convs in readers.items()}
 
         logits, regression, quality = [], [], []
@@ -281,8 +282,9 @@ class DenseHead(AuxHead):
         maps = {}
         entered = enter(feature.contiguous())
         for name, tower, x in zip(("class", "box"), (self.class_tower, self.box_tower), entered):
-            first, *others = tower
-            x = first.activation(x if first.norm is None else first.norm(x))
+            first, others = cast(Conv2d, tower[0]), tower[1:]
+            x = x if first.norm is None else first.norm(x)
+            x = x if first.activation is None else first.activation(x)
             for conv in others:
                 x = conv(x)
             maps[name] = x

@@ -22,7 +22,8 @@ class JoinedConvs:
     def __init__(self, convs: Sequence[nn.Conv2d]):
         self.widths = [conv.out_channels for conv in convs]
         self.weight = torch.cat([conv.weight for conv in convs])
-        self.bias = None if convs[0].bias is None else torch.cat([conv.bias for conv in convs])
+        biases = [conv.bias for conv in convs if conv.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
         self.padding = convs[0].padding
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -118,15 +118,15 @@ class PyramidPooler(ROIPooler):
         # (y entries, x entries, h, w, R): the boxes last, for long loops in all these operators
         cells = rows[:, None, :, None] + columns[None, :, None].to(torch.int32)
         weights = y_weights[:, None, :, None] * x_weights[None, :, None]
-        cells, weights = (
+        cell, weight = (
             x.flatten(0, 1).permute(3, 1, 2, 0).contiguous().numpy() for x in (cells, weights)
         )
 
         # Most boxes need fewer entries than the one that needs most.
-        used = np.flatnonzero(weights != 0)
+        used = np.flatnonzero(weight != 0)
         num_bags = len(boxes) * self.output_size[0] * self.output_size[1]
-        starts = np.arange(num_bags + 1) * weights.shape[3]
-        return np.searchsorted(used, starts), cells.ravel()[used], weights.ravel()[used]
+        starts = np.arange(num_bags + 1) * weight.shape[3]
+        return np.searchsorted(used, starts), cell.ravel()[used], weight.ravel()[used]
 
 
 def _axis(start: Tensor, end: Tensor, size: Tensor, bins: int) -> tuple[Tensor, Tensor]:
