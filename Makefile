@@ -42,7 +42,7 @@ demo-trees: $(READY)
 	$(BIN)/python datasets/prepare_trees.py
 	$(BIN)/python tools/lazyconfig_train_net.py --resume \
 		--config-file configs/co_dino/co_dino_trees.py train.output_dir=$(DEMO_TREES)
-	$(BIN)/python tools/predict.py --confidence-threshold 0.3 --overwrite \
+	$(BIN)/python tools/predict.py --confidence-threshold 0.2 --overwrite \
 		--weights $(DEMO_TREES)/model_best.pth --tiles 400 --tile-overlap 100 \
 		--input $(TREES)/photos/2019_YELL_2_541000_4977000_image_crop.png \
 		--output $(DEMO_TREES)/pictures

@@ -133,8 +133,8 @@ conditional_detr/co_conditional_detr_digits                R18/4  digits      - 
 dab_detr/co_dab_detr_digits_k0                             R18/4  digits      -    40     -
 dab_detr/co_dab_detr_digits_k1                             R18/4  digits      -    40     -
 dab_detr/co_dab_detr_digits                                R18/4  digits      -    40     -
-co_dino/co_dino_trees_k0                                   EfficientNet-Lite0 trees - 150 -
-co_dino/co_dino_trees                                      EfficientNet-Lite0 trees - 150 -
+co_dino/co_dino_trees_k0                                   EfficientNet-Lite0 trees - 300 -
+co_dino/co_dino_trees                                      EfficientNet-Lite0 trees - 300 -
 """
 
 _RELEASES = {

@@ -16,8 +16,3 @@ def sampling_lr_factor(name: str) -> float:
 def backbone_lr_factor(name: str) -> float:
     """A tenth for the backbone."""
     return 0.1 if name.startswith("backbone.") else 1.0
-
-
-def little_data_lr_factor(name: str) -> float:
-    """A twentieth for a backbone that few pictures would spoil; a tenth for sampling offsets."""
-    return 0.05 if name.startswith("backbone.") else sampling_lr_factor(name)

@@ -4,8 +4,6 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import CosineParamScheduler
 
-from co_detr.engine.lr_factors import little_data_lr_factor
-
 from ..common.data.trees import dataloader
 from ..common.models.co_dino_r50 import model
 from ..common.models.trees import shrink
@@ -16,17 +14,16 @@ shrink(model)
 
 optimizer.lr = 1e-3
 optimizer.fused = True
-optimizer.params.lr_factor_func = little_data_lr_factor
 
-train.max_iter = 1400
+train.max_iter = 350
 train.log_period = 20
-train.eval_period = 350
-train.checkpointer.period = 350
+train.eval_period = 175
+train.checkpointer.period = 175
 train.channels_last = True
 train.output_dir = "output/co_dino_trees"
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02),
-    warmup_length=50 / train.max_iter,
+    warmup_length=30 / train.max_iter,
     warmup_factor=0.02,
 )

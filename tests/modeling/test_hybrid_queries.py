@@ -163,6 +163,15 @@ def sources():
     return [(hybrid(), SelectedQueries(**settings)), (grouped, LearnedQueries(**settings))]
 
 
+def test_learned_content_starts_as_small_as_asked_for():
+    contents = []
+    for std in (1.0, 0.25):
+        torch.manual_seed(0)
+        source = SelectedQueries(num_queries=3, embed_dim=C, content_std=std)
+        contents.append(source(memory(), ranking(8))[0].content)
+    assert torch.equal(contents[1], contents[0] / 4)
+
+
 @pytest.mark.parametrize("scheme", [0, 1], ids=["hybrid", "grouped"])
 def test_groups_are_blind_to_each_other(scheme):
     source, _ = sources()[scheme]

@@ -100,6 +100,8 @@ class SelectedQueries(nn.Module):
         num_queries: Q; at most the number of proposals.
         embed_dim: C.
         mixed_selection: the content is learned and only the position comes from the proposal.
+        content_std: spread of the learned content at the start. Of 1, as DINO has it, it drowns the
+            position until it has been learned, which few training steps do not reach.
         fixed_position: the position is computed here, once (Deformable-DETR); False leaves it to
             the decoder, which computes it from the reference before each layer (DINO).
     """
@@ -110,6 +112,7 @@ class SelectedQueries(nn.Module):
         num_queries: int = 300,
         embed_dim: int = 256,
         mixed_selection: bool = True,
+        content_std: float = 1.0,
         fixed_position: bool = True,
     ):
         super().__init__()
@@ -117,6 +120,9 @@ class SelectedQueries(nn.Module):
             raise ValueError("without mixed_selection the content needs fixed_position=True")
         self.num_queries = num_queries
         self.content = nn.Embedding(num_queries, embed_dim) if mixed_selection else None
+        if self.content is not None:
+            with torch.no_grad():
+                self.content.weight.mul_(content_std)
         self.encode = BoxEncoding(embed_dim, 2 * embed_dim) if fixed_position else None
 
     def forward(self, memory: EncoderMemory, proposals: Proposals, ground_truth=None, aux=None):

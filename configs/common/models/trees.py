@@ -4,6 +4,7 @@ from detectron2.config import LazyCall as L
 
 from co_detr.data.trees import backbone_weights
 from co_detr.modeling.backbone.timm_backbone import TimmBackbone
+from co_detr.ops.soft_nms import NMS
 
 
 def shrink(model):
@@ -14,7 +15,7 @@ def shrink(model):
         out_indices=[2, 3, 4],  # strides 8, 16, 32
         out_names=["res3", "res4", "res5"],
         checkpoint_path=L(backbone_weights)(),
-        freeze_at=2,
+        freeze_at=3,
         frozen_norm=True,
     )
     model.pixel_mean = model.pixel_std = [127.5, 127.5, 127.5]  # what the backbone was trained on
@@ -25,10 +26,13 @@ def shrink(model):
     model.encoder.num_layers = 2
     model.decoder.num_layers = 3
     model.encoder.ffn_dim = 256
-    model.query_sources.matching.num_queries = 150
-    model.query_sources.denoising.num_queries = 50
+    model.criterion.class_weight = 4.0
+    model.query_sources.matching.content_std = 0.02
+    model.query_sources.matching.num_queries = 300
+    model.query_sources.denoising.num_queries = 200
     model.query_sources.customized.max_queries = 100
-    model.postprocess.max_detections = 100
+    model.postprocess.max_detections = 300  # before suppression
+    model.postprocess.suppression = L(NMS)(iou_threshold=0.5)
 
     rcnn, atss = model.aux_heads.rcnn, model.aux_heads.atss
     rcnn.rpn.strides = atss.strides = [8, 16, 32, 64]
