@@ -97,7 +97,7 @@ def test_the_schedule_is_as_long_as_the_training(name):
     cfg = model_zoo.get_config(name)
     schedule, length = instantiate(cfg.lr_multiplier), cfg.train.max_iter
     if name in DIGITS + TREES:
-        warmup = 30 if name in TREES else 50  # steps
+        warmup = 86 if name in TREES else 50  # steps
         assert schedule(warmup / length) == pytest.approx(1.0, abs=0.02)
         assert schedule(1 - 1e-9) == pytest.approx(0.02, abs=1e-3)
         return
