@@ -22,7 +22,7 @@ from co_detr.ops.soft_nms import NMS, Suppression
 from ..losses import FocalLoss, LossTerm
 from .anchors import PyramidAnchors, box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
-from .joined_convs import JoinedConvs
+from .joined_convs import JoinedConvs, SeparateConvs
 from .truth import IGNORED, PaddedTruth
 
 
@@ -252,9 +252,11 @@ class DenseHead(AuxHead):
         readers = {"class": [self.class_predictor], "box": [self.box_predictor]}
         if self.quality_predictor is not None:
             readers[self.quality_tower].append(self.quality_predictor)
+        # in inference one after the other: each is then a call of its module, and can be counted
+        join = JoinedConvs if self.training else SeparateConvs
+        leave = {tower: join(convs) for tower, convs in readers.items()}
         first = [cast(Conv2d, tower[0]) for tower in (self.class_tower, self.box_tower) if tower]
-        enter = JoinedConvs(first) if first else None
-        leave = {tower: JoinedConvs(convs) for tower, convs in readers.items()}
+        enter = JoinedConvs(first) if first and self.training else None
 
         logits, regression, quality = [], [], []
         for level, feature in enumerate(features):
@@ -274,13 +276,14 @@ class DenseHead(AuxHead):
         )
 
     def _towers(self, feature: Tensor, enter: JoinedConvs | None) -> dict[str, Tensor]:
-        """What both towers make of a map; `enter` is the first convolution of both."""
-        if enter is None:
-            return {"class": feature, "box": feature}
+        """What both towers make of a map; `enter` is the first convolution of both, if joined."""
         # maps of tokens have their channels last, which makes group norms on a CPU several times
         # slower
+        feature = feature.contiguous() if self.class_tower else feature
+        if enter is None:
+            return {"class": self.class_tower(feature), "box": self.box_tower(feature)}
         maps = {}
-        entered = enter(feature.contiguous())
+        entered = enter(feature)
         for name, tower, x in zip(("class", "box"), (self.class_tower, self.box_tower), entered):
             first, others = cast(Conv2d, tower[0]), tower[1:]
             x = x if first.norm is None else first.norm(x)

@@ -29,3 +29,13 @@ class JoinedConvs:
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) to what each convolution makes of it."""
         return F.conv2d(x, self.weight, self.bias, padding=self.padding).split(self.widths, dim=1)
+
+
+class SeparateConvs:
+    """The same, one after the other."""
+
+    def __init__(self, convs: Sequence[nn.Conv2d]):
+        self.convs = convs
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(conv(x) for conv in self.convs)
