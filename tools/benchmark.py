@@ -6,6 +6,7 @@
     python tools/benchmark.py syncs                         counted, not timed: waits of the host
     python tools/benchmark.py cuda --repeats 20             on a GPU, a table of its own
     python tools/benchmark.py data                          pictures a second of one core
+    python tools/benchmark.py training --repeats 50         whole iterations, needs the digits
     python tools/benchmark.py evaluation --repeats 3        minutes: pycocotools against ours
     python tools/benchmark.py export --model co_dino/co_dino_digits=model.pth --picture 1.png
     python tools/benchmark.py --list
@@ -374,6 +375,8 @@ ON_GPU = "cuda"
 ON_GPU_HELP = "Deformable attention and Co-DINO on a GPU, against all alternatives."
 OF_DATA = "data"
 OF_DATA_HELP = "How many pictures a second one core makes ready, by pipeline."
+TRAINING = "training"
+TRAINING_HELP = "Iterations of digits trainings, data and log included, by K (needs the digits)."
 EVALUATION = "evaluation"
 EVALUATION_HELP = "COCO's AP by hotcoco against pycocotools (minutes)."
 EXPORTED = "export"
@@ -487,7 +490,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = [*BENCHMARKS, COUNTED]
-    known = [*default, ON_GPU, OF_DATA, EVALUATION, EXPORTED]
+    known = [*default, ON_GPU, OF_DATA, TRAINING, EVALUATION, EXPORTED]
     parser.add_argument("names", nargs="*", help=f"default: all of {', '.join(default)}")
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
     parser.add_argument("--device", default="cpu", type=torch.device)
@@ -516,6 +519,7 @@ def main() -> None:
         print(f"{COUNTED:16} {COUNTED_HELP}")
         print(f"{ON_GPU:16} {ON_GPU_HELP}")
         print(f"{OF_DATA:16} {OF_DATA_HELP}")
+        print(f"{TRAINING:16} {TRAINING_HELP}")
         print(f"{EVALUATION:16} {EVALUATION_HELP}")
         print(f"{EXPORTED:16} {EXPORTED_HELP}")
         return
@@ -539,6 +543,10 @@ def main() -> None:
         print(export.table(args.repeats, cases or export.CASES, args.picture))
     if COUNTED in names:
         print(count_syncs(args.device))
+    if TRAINING in names:
+        from benchmarks import training
+
+        BENCHMARKS[TRAINING] = training.comparisons
     if EVALUATION in names:
         from benchmarks.evaluation import comparisons
 

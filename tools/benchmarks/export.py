@@ -1,16 +1,22 @@
 """What `tools/benchmark.py export` measures: exported files against the model, on the CPU.
 
 Each model is exported and checked, and then its three forms run in turns on the same picture: the
-model, its `.pt2`, and its ONNX file in onnxruntime, all with as many threads.
+model, its `.pt2`, and its ONNX file in onnxruntime, all with as many threads. Each form has a
+process of its own, as where it is deployed: neither the threads nor the memory of another one are
+in its way.
 """
 
 import math
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +31,13 @@ from co_detr.checkpoint.loading import load_for_inference
 from co_detr.checkpoint.pretrained import without_pretrained
 from co_detr.data import read_picture
 from co_detr.export.check import ExportDiffersError, expected_detections
-from co_detr.export.detectors import ExportedDetector, OnnxDetector, TorchDetector
+from co_detr.export.detectors import OnnxDetector, TorchDetector
 from co_detr.export.exporting import SUFFIXES, export, set_nms
 from co_detr.inference.detector import Detector
+
+Form = tuple[str, Path] | None  # format and file of an export; None for the model itself
+
+call: Callable[[], object]  # of this process, see `prepare`
 
 SIDE = 640  # of the input, for models that are tested at any size: that of the picture
 HEADERS = [
@@ -125,11 +135,8 @@ def measure(case: Case, image: np.ndarray, repeats: int, folder: Path) -> Iterat
         except ExportDiffersError as error:
             print(f"{case.config}, {name}: {error}", file=sys.stderr, flush=True)
             continue
-        forms[name] = load(format, files[name])
-    inputs = [{"image": torch.from_numpy(image).permute(2, 0, 1).contiguous()}]
-    calls = {"model": lambda: expected_detections(detector.model, inputs, *size)}
-    calls |= {name: lambda form=form: form.model(inputs) for name, form in forms.items()}
-    times = in_turns(calls, repeats)
+        forms[name] = (format, files[name])
+    times = in_turns({"model": None, **forms}, case, image, repeats)
     wall = {name: statistics.median(w for w, _ in taken) for name, taken in times.items()}
     for name, taken in times.items():
         cells = ["", "", ""]
@@ -141,22 +148,49 @@ def measure(case: Case, image: np.ndarray, repeats: int, folder: Path) -> Iterat
         yield [case.config, name, *cells, f"{1e3 * wall[name]:.1f}", f"{1e3 * cpu:.1f}", ratio]
 
 
-def load(format: str, file: Path) -> ExportedDetector:
-    if format == "torch":
-        return TorchDetector(file)
-    return OnnxDetector(file, ["CPUExecutionProvider"], torch.get_num_threads())
-
-
 def in_turns(
-    calls: dict[str, Callable[[], object]], repeats: int
+    forms: dict[str, Form], case: Case, image: np.ndarray, repeats: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds by the clock, and of the process's CPU time, of every call."""
-    times = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
-            call()
-            taken = time.perf_counter() - start, time.process_time() - cpu_start
-            if repeat:  # the first warms up
-                times[name].append(taken)
+    """Seconds by the clock, and of CPU time, of every call of each form, a process each."""
+    times = {name: [] for name in forms}
+    with ExitStack() as stack:
+        processes = {}
+        for name, form in forms.items():
+            process = ProcessPoolExecutor(
+                max_workers=1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=prepare,
+                initargs=(form, case, image, torch.get_num_threads()),
+            )
+            processes[name] = stack.enter_context(process)
+        for repeat in range(repeats + 1):
+            for name, process in processes.items():
+                taken = process.submit(timed_call).result()
+                if repeat:  # the first warms up
+                    times[name].append(taken)
     return times
+
+
+def prepare(form: Form, case: Case, image: np.ndarray, threads: int) -> None:
+    """Make ready, in a process of its own, what `timed_call` calls."""
+    global call
+    torch.set_num_threads(threads)
+    inputs = [{"image": torch.from_numpy(image).permute(2, 0, 1).contiguous()}]
+    size = image.shape[:2]
+    if form is None:
+        model = case.detector(size).model
+        call = partial(expected_detections, model, inputs, *size)
+        return
+    format, file = form
+    if format == "torch":
+        detector = TorchDetector(file)
+    else:
+        detector = OnnxDetector(file, ["CPUExecutionProvider"], threads)
+    call = partial(detector.model, inputs)
+
+
+def timed_call() -> tuple[float, float]:
+    """Seconds by the clock, and of the process's CPU time."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - start, time.process_time() - cpu_start
