@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from .checkpoint import WholeFileCheckpointer
 from .files import remove_partial_files, whole_file
@@ -21,6 +23,34 @@ logger = logging.getLogger(__name__)
 def or_never(period: int | None) -> int:
     """A period in iterations; one that never comes where it is 0, negative or None."""
     return period if period and period > 0 else sys.maxsize
+
+
+class AverageWeights(HookBase):
+    """Updates averaged weights after every step.
+
+    Args:
+        averaged: the average, which the first update begins with a copy.
+        model: what is trained.
+        start: iterations after which averaging begins; until then the average is the model itself,
+            so that the weights of a model that knows nothing yet do not weigh in.
+
+    Raises:
+        ValueError: `start` is negative.
+    """
+
+    def __init__(self, averaged: AveragedModel, model: nn.Module, start: int = 0):
+        if start < 0:
+            raise ValueError(
+                f"train.ema.start={start} must be at least 0, which averages from the first step on"
+            )
+        self.averaged = averaged
+        self.model = model
+        self.start = start
+
+    def after_step(self) -> None:
+        if self.trainer.iter < self.start:
+            self.averaged.n_averaged.zero_()
+        self.averaged.update_parameters(self.model)
 
 
 class PeriodicCheckpointer(hooks.PeriodicCheckpointer):

@@ -43,6 +43,7 @@ from .early_stop import EarlyStop, has_stopped, patience_of
 from .files import naming_full_disk, whole_file
 from .freezing import KeepFrozen, freeze
 from .hooks import (
+    AverageWeights,
     BestCheckpointer,
     PeakMemory,
     PeriodicCheckpointer,
@@ -363,7 +364,7 @@ def build_hooks(
     eval_period = max(train.eval_period or 0, 0)
     built: list[HookBase] = []
     if ema is not None:
-        built.append(hooks.CallbackHook(after_step=lambda _: ema.update_parameters(model)))
+        built.append(AverageWeights(ema, model, train.ema.get("start", 0)))
     built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
     if torch.device(train.device).type == "cuda":
         built.append(PeakMemory())

@@ -15,15 +15,16 @@ shrink(model)
 optimizer.lr = 1e-3
 optimizer.fused = True
 
-train.max_iter = 1000
+train.max_iter = 800
 train.log_period = 20
-train.eval_period = 250
-train.checkpointer.period = 250
+train.eval_period = 200
+train.checkpointer.period = 200
+train.ema.update(enabled=True, decay=0.998, start=200)
 train.channels_last = True
 train.output_dir = "output/co_dino_trees"
 
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1.0, end_value=0.02),
-    warmup_length=86 / train.max_iter,
+    warmup_length=80 / train.max_iter,
     warmup_factor=0.02,
 )

@@ -19,7 +19,8 @@ train = dict(
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     # in place of ddp, for large models: shard weights, gradients and optimizer over the processes
     fsdp=dict(enabled=False, reshard_after_forward=True),
-    ema=dict(enabled=False, decay=0.9999),  # averaged weights, for evaluation
+    # averaged weights, for evaluation; of the steps from `start` on
+    ema=dict(enabled=False, decay=0.9999, start=0),
     accumulate=1,  # parts that a batch is cut into, so that it needs the memory of one
     reference_batch_size=None,  # 16: the learning rate is meant for 16 images, and scaled to more
     freeze=[],  # parts that are not trained, by name: ["backbone", "encoder"]

@@ -270,14 +270,15 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
-def test_averaged_weights_start_as_the_first_ones_and_follow_by_the_decay(tmp_path):
+@pytest.mark.parametrize("start, first", [(0, 0), (1, 0), (2, 1)])
+def test_averaged_weights_start_as_the_first_ones_and_follow_by_the_decay(tmp_path, start, first):
     keep_all = ["train.checkpointer.period=1", "train.checkpointer.max_to_keep=9"]
-    main(arguments(tmp_path, *EMA, *keep_all, "train.max_iter=3"))
+    main(arguments(tmp_path, *EMA, f"train.ema.start={start}", *keep_all, "train.max_iter=3"))
     weights = [
         load(tmp_path / f"model_000000{i}.pth")["model"]["model.layers.0.weight"] for i in range(3)
     ]
-    expected = weights[0]
-    for later in weights[1:]:
+    expected = weights[first]
+    for later in weights[first + 1 :]:
         expected = 0.75 * expected + 0.25 * later
     average = load(tmp_path / "model_final.pth")["ema"]["module.model.layers.0.weight"]
     assert torch.allclose(average, expected, atol=1e-7)
@@ -301,10 +302,17 @@ def test_all_checkpoints_carry_the_names_of_the_classes_and_the_card(tmp_path, m
         assert "_target_: toy.Net" in card["config"]
 
 
-def test_averaged_weights_survive_an_interruption(tmp_path, whole):
-    main(arguments(tmp_path / "whole", *EMA))
-    in_a_process(arguments(tmp_path / "cut", *EMA, "model.kill_at=7"))
-    in_a_process(arguments(tmp_path / "cut", *EMA, resume=True))
+def test_averages_cannot_start_before_the_training(tmp_path):
+    with pytest.raises(ValueError, match="train.ema.start=-1 must be at least 0"):
+        main(arguments(tmp_path, *EMA, "train.ema.start=-1"))
+
+
+@pytest.mark.parametrize("start", [0, 8])
+def test_averaged_weights_survive_an_interruption(tmp_path, whole, start):
+    ema = [*EMA, f"train.ema.start={start}"]
+    main(arguments(tmp_path / "whole", *ema))
+    in_a_process(arguments(tmp_path / "cut", *ema, "model.kill_at=7"))
+    in_a_process(arguments(tmp_path / "cut", *ema, resume=True))
     assert losses(tmp_path / "cut") == losses(whole), "averaging changed the training"
     averages = [load(tmp_path / run / "model_final_ema.pth")["model"] for run in ("cut", "whole")]
     for name, weight in averages[0].items():
