@@ -19,7 +19,6 @@ train.max_iter = 800
 train.log_period = 20
 train.eval_period = 200
 train.checkpointer.period = 200
-train.ema.update(enabled=True, decay=0.998, start=200)
 train.channels_last = True
 train.output_dir = "output/co_dino_trees"
 
