@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import math
 import pydoc
 import re
 from pathlib import Path
@@ -97,8 +98,13 @@ def test_the_schedule_is_as_long_as_the_training(name):
     cfg = model_zoo.get_config(name)
     schedule, length = instantiate(cfg.lr_multiplier), cfg.train.max_iter
     if name in DIGITS + TREES:
-        warmup = 86 if name in TREES else 50  # steps
-        assert schedule(warmup / length) == pytest.approx(1.0, abs=0.02)
+        warmup = (80 if name in TREES else 50) / length
+        # half a cosine, which a straight line from 0.02 joins at the end of the warm-up
+        joined = 0.51 + 0.49 * math.cos(math.pi * warmup)
+        assert schedule(0.0) == pytest.approx(0.02)
+        assert schedule(warmup / 2) == pytest.approx((0.02 + joined) / 2)
+        assert schedule(warmup) == pytest.approx(joined)
+        assert schedule(0.5) == pytest.approx(0.51)
         assert schedule(1 - 1e-9) == pytest.approx(0.02, abs=1e-3)
         return
     recipe = RECIPES[name]
