@@ -503,7 +503,7 @@ def main() -> None:
         "--model",
         action="append",
         metavar="CONFIG[=WEIGHTS]",
-        help="for export: a name of the model zoo; default: R50 and Swin-T, random weights",
+        help="for export: a name of the model zoo; default: R50, Co-DINO, Swin-T, random weights",
     )
     parser.add_argument("--picture", help="for export: gives size and content; default: noise")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
