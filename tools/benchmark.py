@@ -322,15 +322,10 @@ def time_lvis(device: torch.device) -> Iterator[Comparison]:
 
 @benchmark("auxiliary_heads")
 def compare_auxiliary_heads(device: torch.device) -> Iterator[Comparison]:
-    """What an iteration of the digits model costs with K auxiliary heads, against K = 0."""
-    batch = random_batch(8, 128, boxes=(1, 5), sizes=(24, 64))
+    """What an iteration costs with K auxiliary heads, against K = 0."""
+    from benchmarks.auxiliary_heads import comparisons
 
-    def step(*heads: str) -> Callable[[], None]:
-        return train_step(build_model(DIGITS_CONFIG, device, heads), batch)
-
-    none = step()
-    yield Comparison("digits, batch 8: iteration", ("K = 0", none), ("K = 1", step("atss")))
-    yield Comparison("digits, batch 8: iteration", ("K = 0", none), ("K = 2", step("rcnn", "atss")))
+    return comparisons(device)
 
 
 def build_model(

@@ -48,6 +48,27 @@ def test_both_sides_of_the_evaluation_measure_the_same(benchmark):
     np.testing.assert_array_equal(ours, row.second[1]())
 
 
+def test_the_calls_of_libraries_are_all_that_heads_multiply(benchmark):
+    """Convolutions and linear layers of both heads learn by them; what is between does not."""
+    from benchmarks.auxiliary_heads import library_calls
+
+    model = benchmark.build_model(benchmark.DIGITS_CONFIG, CPU)
+    library_calls(model, CPU)()
+    learned = {name for name, p in model.aux_heads.named_parameters() if p.grad.any()}
+    multiplies = (torch.nn.Conv2d, torch.nn.Linear)
+    expected = {
+        f"{name}.{parameter}"
+        for name, module in model.aux_heads.named_modules()
+        if isinstance(module, multiplies)
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+    # a linear layer, too, but by the batch of its cells, and of hardly any time
+    expected -= {
+        name for name in expected if "objectness_logits" in name or "anchor_deltas" in name
+    }
+    assert learned == expected
+
+
 def test_without_a_gpu_it_says_so(benchmark, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "cuda"])
