@@ -191,7 +191,8 @@ def run(args: argparse.Namespace) -> int:
     import_supervision()  # missing, it is not to be found out after the first picture
     videos = [name for name in args.input if is_video(name)]
     names = [name for name in args.input if name not in videos]
-    paths, skipped = [], Counter()
+    paths: list[Path] = []
+    skipped: Counter[str] = Counter()
     if names:
         paths, skipped = find_pictures(names, recursive=args.recursive, output=args.output)
     if "yolo" in args.format:

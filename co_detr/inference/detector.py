@@ -84,7 +84,7 @@ class Detector:
 
     def __call__(
         self,
-        source: Picture | Sequence[Picture],
+        source: Picture | list[Picture] | tuple[Picture, ...],
         threshold: float = 0.5,
         batch_size: int | None = None,
     ) -> Instances | list[Instances] | Iterator[tuple[Path, Instances]]:
@@ -258,7 +258,7 @@ def build_detector(
         UnfittingCheckpointError: the weights are those of another model.
     """
     min_size, max_size = test_resize(cfg)
-    if min_size is None:
+    if min_size is None or max_size is None:
         usual = get_cfg().INPUT
         min_size, max_size = usual.MIN_SIZE_TEST, usual.MAX_SIZE_TEST
     wanted = device if device is not None else OmegaConf.select(cfg, "train.device")

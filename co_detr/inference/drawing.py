@@ -27,7 +27,7 @@ def draw(image: np.ndarray, instances: Instances, names: list[str]) -> np.ndarra
     wanted = -(-MIN_DRAWN_SIDE // min(height, width))
     factor = max(1, min(wanted, MAX_DRAWN_SIDE // max(height, width)))
     height, width = height * factor, width * factor
-    canvas = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
+    canvas = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
     scores = instances.scores if instances.has("scores") else None
     if scores is not None:
         instances = instances[scores.argsort()]

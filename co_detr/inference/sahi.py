@@ -31,6 +31,8 @@ class CoDetrDetectionModel(DetectionModel):
         confidence_threshold: least score.
     """
 
+    category_mapping: Any  # names by number, or None; set by SAHI
+
     def load_model(self) -> None:
         """Load `model_path`."""
         from co_detr.inference.detector import load_detector

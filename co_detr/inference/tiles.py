@@ -1,6 +1,7 @@
 """Large pictures in overlapping tiles, each as large as what the detector was trained on."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,11 +48,13 @@ def detect_in_tiles(
     except ImportError as error:
         raise ImportError('tiles need supervision: pip install "co-detr[draw]"') from error
 
-    def detect_some(tiles: list[np.ndarray] | np.ndarray) -> list[Detections] | Detections:
-        single = isinstance(tiles, np.ndarray)
-        found = detect([tiles] if single else tiles)
-        converted = [Detections.from_detectron2({"instances": one.to("cpu")}) for one in found]
-        return converted[0] if single else converted
+    def detect_some(tiles: Any) -> Any:
+        """Detections of a list of tiles; of a single one if the slicer sends one at a time."""
+        if isinstance(tiles, np.ndarray):
+            return detect_some([tiles])[0]
+        return [
+            Detections.from_detectron2({"instances": found.to("cpu")}) for found in detect(tiles)
+        ]
 
     slicer = InferenceSlicer(
         detect_some,
@@ -61,8 +64,8 @@ def detect_in_tiles(
         batch_size=batch_size,
     )
     found = slicer(picture)
-    order = np.argsort(-found.confidence, kind="stable") if len(found) else np.empty(0, np.int64)
-    found = found[order]
+    scores = np.empty(0) if found.confidence is None else found.confidence
+    found = cast(Detections, found[np.argsort(-scores, kind="stable")])
     instances = Instances(picture.shape[:2])
     instances.pred_boxes = Boxes(torch.as_tensor(found.xyxy).float().view(-1, 4))
     instances.scores = torch.as_tensor(found.confidence if len(found) else []).float()

@@ -5,6 +5,7 @@ The paper evaluates its largest models so (Section 4.3: "evaluated with test-tim
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ class WithTestTimeAugmentation(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return cast(torch.device, self.model.device)
 
     @torch.no_grad()
     def detect(self, batched_inputs: list[dict]) -> list[dict]:

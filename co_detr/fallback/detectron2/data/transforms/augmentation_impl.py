@@ -129,7 +129,7 @@ class ResizeShortestEdge(Augmentation):
 
     @staticmethod
     def get_output_shape(
-        oldh: int, oldw: int, short_edge_length: int, max_size: int
+        oldh: int, oldw: int, short_edge_length: float, max_size: float
     ) -> tuple[int, int]:
         """The (height, width) of an (oldh, oldw) image after resizing."""
         scale = short_edge_length / min(oldh, oldw)
