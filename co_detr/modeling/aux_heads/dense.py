@@ -263,14 +263,16 @@ class DenseHead(AuxHead):
             maps = self._towers(feature, enter)
             outputs = {tower: predict(maps[tower]) for tower, predict in leave.items()}
             deltas = outputs["box"][0]
-            logits.append(outputs["class"][0])
-            regression.append(deltas if self.scales is None else deltas * self.scales[level])
+            if self.scales is not None:
+                deltas = deltas * self.scales[level]
+            logits.append(per_anchor(outputs["class"][0], self.num_classes))
+            regression.append(per_anchor(deltas, self.regression_dim))
             if self.quality_predictor is not None:
-                quality.append(outputs[self.quality_tower][1])
+                quality.append(per_anchor(outputs[self.quality_tower][1], 1))
         return DensePredictions(
-            per_anchor(logits, self.num_classes),
-            per_anchor(regression, self.regression_dim),
-            per_anchor(quality, 1).squeeze(-1) if quality else None,
+            torch.cat(logits, dim=1),
+            torch.cat(regression, dim=1),
+            torch.cat(quality, dim=1).squeeze(-1) if quality else None,
         )
 
     def _towers(self, feature: Tensor, enter: JoinedConvs | None) -> dict[str, Tensor]:
@@ -429,11 +431,9 @@ def best_of_levels(scores: Tensor, level_sizes: Sequence[int], limit: int) -> tu
     return torch.cat(best, dim=1), torch.cat(index, dim=1)
 
 
-def per_anchor(maps: Sequence[Tensor], width: int) -> Tensor:
-    """Put maps (N, B * width, H_l, W_l), B anchors per cell, in the order of the anchors of all
-    levels: (N, A, width), float32."""
-    cells = torch.cat([level.flatten(2) for level in maps], dim=2)
-    return cells.transpose(1, 2).reshape(len(cells), -1, width).float()
+def per_anchor(output: Tensor, width: int) -> Tensor:
+    """Reorder a map (N, B * width, H, W), B anchors per cell, to (N, H * W * B, width), float32."""
+    return output.permute(0, 2, 3, 1).reshape(len(output), -1, width).float()
 
 
 def _tower(
