@@ -48,12 +48,12 @@ def test_both_sides_of_the_evaluation_measure_the_same(benchmark):
     np.testing.assert_array_equal(ours, row.second[1]())
 
 
-def test_the_calls_of_libraries_are_all_that_heads_multiply(benchmark):
+def test_the_bare_layers_are_all_that_heads_multiply(benchmark):
     """Convolutions and linear layers of both heads learn by them; what is between does not."""
-    from benchmarks.auxiliary_heads import library_calls
+    from benchmarks.auxiliary_heads import bare_layers
 
     model = benchmark.build_model(benchmark.DIGITS_CONFIG, CPU)
-    library_calls(model, CPU)()
+    bare_layers(model, CPU)()
     learned = {name for name, p in model.aux_heads.named_parameters() if p.grad.any()}
     multiplies = (torch.nn.Conv2d, torch.nn.Linear)
     expected = {
@@ -62,7 +62,7 @@ def test_the_calls_of_libraries_are_all_that_heads_multiply(benchmark):
         if isinstance(module, multiplies)
         for parameter, _ in module.named_parameters(recurse=False)
     }
-    # a linear layer, too, but by the batch of its cells, and of hardly any time
+    # the 1x1 convolutions of the RPN, of hardly any time, are left out
     expected -= {
         name for name in expected if "objectness_logits" in name or "anchor_deltas" in name
     }
