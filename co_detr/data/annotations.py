@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import pycocotools.mask as mask_util
 
 from .segmentation import box_as_polygon, compressed, usable_segmentation
-from .values import as_number, common_type, number_in
+from .values import as_number, common_type, is_finite, number_in
 
 # Annotation ids beyond are not exact in the floats that evaluators keep them in.
 LARGEST_ID = 2**53
@@ -341,14 +341,14 @@ class _Reading:
         where = _named(number, annotation)
         box = annotation.get("bbox")
         if not _is_box(box):
-            read = [number_in(value) for value in box] if isinstance(box, list) else []
-            if len(read) != 4 or None in read:
+            numbers = [number_in(value) for value in box] if isinstance(box, list) else []
+            if len(numbers) != 4 or None in numbers:
                 self.refuse(
                     f"{where} has the bbox {box!r:.80}",
                     "it must be four finite numbers x, y, width, height in pixels. Correct or "
                     "remove the annotation",
                 )
-            annotation["bbox"] = read
+            annotation["bbox"] = numbers
             self.note("{n} boxes have numbers written as text")
 
         flag = annotation.get("iscrowd")
@@ -438,7 +438,7 @@ def _is_box(box: Any) -> bool:
     return (
         isinstance(box, list)
         and len(box) == 4
-        and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
+        and all(isinstance(v, int | float) and is_finite(v) for v in box)
     )
 
 

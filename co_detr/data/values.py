@@ -41,4 +41,12 @@ def number_in(value: Any) -> float | int | None:
             return None
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return value if math.isfinite(value) else None
+    return value if is_finite(value) else None
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is one that computing in floats can end in: no whole number beyond them."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

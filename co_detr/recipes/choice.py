@@ -32,8 +32,10 @@ def train_and_val(splits: Sequence[Split], share: float) -> tuple[list[Split], l
     if "all" in by_name:
         by_name["train"] = replace(by_name.pop("all"), name="train")
     if "train" not in by_name:
+        notes = "".join(f"; {note}" for split in splits for note in split.notes)
         raise ValueError(
             f"the data have {', '.join(by_name)}, but nothing to train on: name a split train"
+            f"{notes}"
         )
     if "val" not in by_name and "test" in by_name:
         by_name["val"] = replace(by_name.pop("test"), name="val")

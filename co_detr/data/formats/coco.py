@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from co_detr.data.annotations import read_annotations
+
 from .pictures import find_picture
 from .split import Split, split_name
 
@@ -13,21 +15,21 @@ def is_coco(content: object) -> bool:
     return isinstance(content, dict) and {"images", "categories"} <= set(content)
 
 
-def read_file(file: Path, content: dict, top: Path) -> Split:
+def read_file(file: Path, top: Path) -> Split:
     """The split of a file, and where its pictures are.
 
     Args:
         file: below `top`; tells the split by its name or folder.
-        content: of the file.
         top: the folder of the data set.
+
+    Raises:
+        ValueError: the file has a fault that has no one meaning.
     """
-    names = [
-        image["file_name"]
-        for image in content["images"] or ()
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str)
-    ]
+    annotations = read_annotations(str(file))
+    names = [image["file_name"] for image in annotations.images]
     root = image_root(file, names, top)
-    split = Split(split_name(file, top), file, root, content, is_coco=True)
+    split = Split(split_name(file, top), file, root, annotations.content, is_coco=True)
+    split.notes.extend(annotations.notes)
     drop_umbrella_category(split)
     if any(not (root / name).is_file() for name in names[:LOOKED_AT]):
         find_pictures(split, top)
@@ -48,9 +50,9 @@ def image_root(file: Path, names: list[str], top: Path) -> Path:
 def drop_umbrella_category(split: Split) -> None:
     """Leave the category out that Roboflow adds as the parent of all others, without objects."""
     categories = split.content["categories"]
-    used = {a.get("category_id") for a in split.content.get("annotations") or ()}
-    parents = {c.get("supercategory") for c in categories}
-    umbrella = [c for c in categories if c.get("name") in parents and c.get("id") not in used]
+    used = {a["category_id"] for a in split.content.get("annotations", ())}
+    parents = {str(c.get("supercategory")) for c in categories}
+    umbrella = [c for c in categories if c["name"] in parents and c["id"] not in used]
     if len(umbrella) == 1 and len(categories) > 1 and parents <= {umbrella[0]["name"], "none"}:
         rest = [c for c in categories if c is not umbrella[0]]
         split.content = {**split.content, "categories": rest}
@@ -63,8 +65,8 @@ def find_pictures(split: Split, top: Path) -> None:
     machine with other folders."""
     images, moved = [], 0
     for image in split.content["images"]:
-        name = image.get("file_name") if isinstance(image, dict) else None
-        if isinstance(name, str) and not (split.image_root / name).is_file():
+        name = image["file_name"]
+        if not (split.image_root / name).is_file():
             path = find_picture(name, split.image_root, top=top)
             if path.is_file():
                 image = {**image, "file_name": os.path.relpath(path, split.image_root)}

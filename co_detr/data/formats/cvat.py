@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from .pictures import find_picture
-from .split import Labelled, Split, box_of_points, build_split, natural_order, split_name
+from .split import Labelled, Object, Split, box_of_points, build_split, natural_order, split_name
 
 BOX_EDGES = ("xtl", "ytl", "xbr", "ybr")
 SHAPES = ("box", "polygon", "mask", "ellipse")  # have an extent; lines and points have none
@@ -25,14 +25,14 @@ def read_file(file: Path, root: ElementTree.Element) -> list[Split]:
         name = image.get("name", "")
         path = find_picture(name, file.parent, file.parent / "images", top=file.parent)
         subset = split_name(Path(image.get("subset") or Path(name).parent), Path())
-        objects = []
+        objects: list[Object] = []
         for shape in image:
             if shape.tag in SHAPES:
-                objects.append((shape.get("label", ""), *extent(file, shape)))
+                objects.append((shape.get("label", "").strip(), *extent(file, shape)))
             else:
                 left_out[shape.tag] += 1
         groups.setdefault(subset, []).append(Labelled(path, objects))
-    declared = [label.findtext("name") or "" for label in root.iter("label")]
+    declared = [(label.findtext("name") or "").strip() for label in root.iter("label")]
     used = [name for group in groups.values() for picture in group for name, *_ in picture.objects]
     names = list(dict.fromkeys(filter(None, declared))) if declared else natural_order(used)
     names += [name for name in natural_order(used) if name not in names]
@@ -46,17 +46,19 @@ def extent(
     """Box x, y, width, height and polygons of a shape; of a turned box, the one round it."""
     try:
         if shape.tag == "box":
-            x0, y0, x1, y1 = (float(shape.get(edge)) for edge in BOX_EDGES)
+            x0, y0, x1, y1 = (float(shape.attrib[edge]) for edge in BOX_EDGES)
             angle = float(shape.get("rotation") or 0)
             return turned_box((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0, angle), None
         if shape.tag == "polygon":
-            points = [tuple(map(float, p.split(","))) for p in shape.get("points").split(";")]
+            words = [point.split(",") for point in shape.attrib["points"].split(";")]
+            points = [(float(x), float(y)) for x, y in words]
             return box_of_points(points), [[v for point in points for v in point]]
         if shape.tag == "ellipse":
-            x, y, rx, ry = (float(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
+            x, y, rx, ry = (float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
             return (x - rx, y - ry, 2 * rx, 2 * ry), None
-        return tuple(float(shape.get(key)) for key in ("left", "top", "width", "height")), None
-    except (TypeError, ValueError, AttributeError) as error:
+        x, y, w, h = (float(shape.attrib[key]) for key in ("left", "top", "width", "height"))
+        return (x, y, w, h), None
+    except (KeyError, ValueError) as error:
         raise ValueError(
             f"{file}: a {shape.tag} of {shape.get('label')!r} has no extent that is a number: "
             "export it again"

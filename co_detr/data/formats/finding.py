@@ -89,8 +89,8 @@ def _read_yolo(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
     for file in files:
         if file.suffix in (".yaml", ".yml"):
             try:
-                content = yaml.safe_load(file.read_text())
-            except (yaml.YAMLError, UnicodeDecodeError):
+                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+            except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(content, dict) and {"names", "nc"} & set(content):
                 return "YOLO", yolo.read_yaml(file)
@@ -98,25 +98,29 @@ def _read_yolo(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
 
 
 def _read_json(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
-    found = {}
+    found, left_out = [], []
     for file in files:
         if file.suffix != ".json":
             continue
         try:
             content = json.loads(file.read_bytes())
-        except ValueError as error:  # no text, or no JSON
+        except (ValueError, RecursionError) as error:  # no text, or no JSON
             if len(files) == 1:
                 raise ValueError(f"{file} is no JSON file ({error}): export it again") from error
+            left_out.append(f"left out {file}, which is no JSON file ({error})")
             continue
         if coco.is_coco(content):
-            found[file] = content
+            found.append(file)
         elif label_studio.is_export(content):
             return "Label Studio JSON", label_studio.read_file(file, content)
     # COCO's own folder has key points and captions beside its objects
     objects = {file for file in found if file.name.startswith("instances_")}
     folders = {file.parent for file in objects}
     chosen = [file for file in found if file in objects or file.parent not in folders]
-    return "COCO", [coco.read_file(file, found[file], folder) for file in chosen]
+    splits = [coco.read_file(file, folder) for file in chosen]
+    if splits:
+        splits[0].notes.extend(left_out)
+    return "COCO", splits
 
 
 def _read_xml(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:

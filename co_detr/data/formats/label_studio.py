@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 from co_detr.data.pictures import UnreadablePicture, picture_size
 
 from .pictures import find_picture
-from .split import Labelled, Split, box_of_points, build_split, natural_order
+from .split import Labelled, Object, Split, box_of_points, build_split, natural_order
 
 PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
@@ -33,21 +33,36 @@ def read_file(file: Path, tasks: list[dict]) -> list[Split]:
     Raises:
         ValueError: a task names no picture, or a box has no numbers.
     """
-    labelled, left_out = [], Counter()
-    for task in tasks:
-        path = picture_of(file, task)
-        objects = []
-        for result in results_of(task):
-            value = result.get("value", result)
-            labels = value.get("rectanglelabels") or value.get("polygonlabels")
-            if not labels:
-                left_out[result.get("type", "other")] += 1
-                continue
-            objects.append((labels[0], *extent(file, path, result, value)))
+    labelled: list[Labelled] = []
+    left_out: Counter[str] = Counter()
+    for number, task in enumerate(tasks, start=1):
+        try:
+            path = picture_of(file, task)
+            objects = objects_of(file, task, path, left_out)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{file}: task number {number} is not what Label Studio writes "
+                f"({type(error).__name__}: {error}): export it again, or remove the task"
+            ) from error
         labelled.append(Labelled(path, objects))
     names = natural_order(name for picture in labelled for name, *_ in picture.objects)
     notes = [f"left out {n} results of the kind {kind!r}" for kind, n in left_out.items()]
     return [build_split("all", file, labelled, names, notes)]
+
+
+def objects_of(file: Path, task: dict, picture: Path, left_out: Counter[str]) -> list[Object]:
+    """The objects of a task; regions of other kinds are counted in `left_out`."""
+    objects: list[Object] = []
+    for result in results_of(task):
+        value = result.get("value", result)
+        labels = value.get("rectanglelabels") or value.get("polygonlabels")
+        if not labels:
+            left_out[str(result.get("type", "other"))] += 1
+            continue
+        if not isinstance(labels[0], str):
+            raise TypeError(f"a region has the labels {labels!r:.80}")
+        objects.append((labels[0], *extent(file, picture, result, value)))
+    return objects
 
 
 def results_of(task: dict) -> list[dict]:
@@ -68,7 +83,10 @@ def picture_of(file: Path, task: dict) -> Path:
     url = next((data[k] for k in keys if isinstance(data.get(k), str)), None)
     if url is None:
         raise ValueError(f"{file}: task {task.get('id')} names no picture in `data`")
-    parsed = urlparse(url)
+    try:
+        parsed = urlparse(url)
+    except ValueError as error:
+        raise ValueError(f"{file}: {url!r:.80} is no address of a picture ({error})") from error
     name = parse_qs(parsed.query).get("d", [unquote(parsed.path)])[0]
     name = name.replace("\\", "/").rpartition("/")[2]
     folders = file.parent, file.parent / "images"
@@ -94,11 +112,11 @@ def extent(
         x, w = value["x"] * width / 100, value["width"] * width / 100
         y, h = value["y"] * height / 100, value["height"] * height / 100
         angle = math.radians(value.get("rotation") or 0)
+        cos, sin = math.cos(angle), math.sin(angle)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: a region of {picture.name} has no numbers for a box") from error
     if not angle:
         return (x, y, w, h), None
-    cos, sin = math.cos(angle), math.sin(angle)
     corners = [(0, 0), (w, 0), (w, h), (0, h)]
     turned = [(x + dx * cos - dy * sin, y + dx * sin + dy * cos) for dx, dy in corners]
     return box_of_points(turned), None

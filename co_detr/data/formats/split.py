@@ -1,11 +1,15 @@
 """What every reader of a format returns: splits in COCO's terms."""
 
+import itertools
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
+from co_detr.data.annotations import shorten
 from co_detr.data.pictures import UnreadablePicture, picture_size
 
 DIGITS = 3  # of a pixel that are written; label files have no more that mean something
@@ -46,18 +50,17 @@ class Split:
         return [c["name"] for c in sorted(self.content["categories"], key=lambda c: c["id"])]
 
 
+Object: TypeAlias = tuple[str, Sequence[float], Sequence[Sequence[float]] | None]
+"""Class name, box x, y, width, height, and None or the polygons of the mask, flat lists x, y, x, y,
+...; all in pixels of the upright picture."""
+
+
 @dataclass
 class Labelled:
-    """A picture and what is on it.
-
-    Args:
-        path: of the picture.
-        objects: class name, box x, y, width, height, and None or the polygons of the mask, flat
-            lists x, y, x, y, ...; all in pixels of the upright picture.
-    """
+    """A picture and what is on it."""
 
     path: Path
-    objects: list[tuple[str, Sequence[float], list[list[float]] | None]]
+    objects: Sequence[Object]
 
 
 def build_split(
@@ -67,12 +70,20 @@ def build_split(
     class_names: Sequence[str],
     notes: Sequence[str] = (),
 ) -> Split:
-    """A split from pictures that can be opened; category ids count from 1 in the order of names."""
+    """A split from pictures that can be opened; category ids count from 1 in the order of names.
+
+    Raises:
+        ValueError: a class has no name, or an object no box of finite numbers.
+    """
+    if not all(map(str.strip, class_names)):
+        raise ValueError(f"{source}: a class has no name, but spaces alone: give it one")
     pictures = sorted(pictures, key=lambda picture: picture.path)
     paths = [os.path.abspath(picture.path) for picture in pictures]
     root = Path(os.path.commonpath([os.path.dirname(p) for p in paths]) if paths else source)
     ids = {name: number for number, name in enumerate(class_names, start=1)}
-    images, annotations, unreadable = [], [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
+    unreadable: list[UnreadablePicture] = []
     for picture in pictures:
         try:
             height, width = picture_size(picture.path)
@@ -82,7 +93,12 @@ def build_split(
         file_name = os.path.relpath(os.path.abspath(picture.path), root)
         image = {"id": len(images) + 1, "file_name": Path(file_name).as_posix()}
         images.append({**image, "height": height, "width": width})
-        for class_name, box, polygons in picture.objects:
+        for number, (class_name, box, polygons) in enumerate(picture.objects, start=1):
+            if not all(map(math.isfinite, [*box, *itertools.chain(*polygons or ())])):
+                raise ValueError(
+                    f"{source}: object number {number} of {picture.path.name}, {class_name!r}, has "
+                    f"the box {shorten(box)}: its numbers must be finite. Correct or remove it"
+                )
             box = [round(float(value), DIGITS) for value in box]
             annotation = {"id": len(annotations) + 1, "image_id": image["id"], "iscrowd": 0}
             annotation |= {"category_id": ids[class_name], "bbox": box, "area": box[2] * box[3]}
@@ -117,6 +133,6 @@ def natural_order(names: Iterable[str]) -> list[str]:
     """Names without repetition, "9" before "10"."""
 
     def parts(name: str) -> list[int | str]:
-        return [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+        return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)]
 
     return sorted(set(names), key=parts)

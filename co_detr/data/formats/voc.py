@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from co_detr.data.values import number_in
+
 from .pictures import find_picture
-from .split import Labelled, Split, build_split, natural_order, split_name
+from .split import Labelled, Object, Split, build_split, natural_order, split_name
+from .text import read_text
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 FROM_ZERO = "boxes are read as edges in pixels from 0: some begin at 0 or between pixels"
@@ -33,7 +36,7 @@ def read_folder(folder: Path, files: list[Path]) -> list[Split]:
     groups: dict[str, list[Labelled]] = {}
     for file, tree in trees.items():
         split = lists.get(file.stem, "all") if lists else split_name(file.parent, folder)
-        objects = [
+        objects: list[Object] = [
             (name, (x0 - shift, y0 - shift, x1 - x0 + shift, y1 - y0 + shift), None)
             for name, (x0, y0, x1, y1) in boxes[file]
         ]
@@ -51,17 +54,13 @@ def parse(file: Path) -> ElementTree.Element:
         raise ValueError(f"{file} is no XML file ({error}): export it again") from error
 
 
-def edges_of(
-    file: Path, tree: ElementTree.Element
-) -> Iterator[tuple[str, tuple[float, float, float, float]]]:
+def edges_of(file: Path, tree: ElementTree.Element) -> Iterator[tuple[str, list[float]]]:
     """Class name and left, upper, right and lower edge of each object, as written."""
     for number, entry in enumerate(tree.iter("object"), start=1):
         name = (entry.findtext("name") or "").strip()
-        try:
-            edges = tuple(float(entry.findtext(f"bndbox/{edge}")) for edge in EDGES)
-        except (TypeError, ValueError):
-            edges = ()
-        if not name or not edges:
+        values = [number_in(entry.findtext(f"bndbox/{edge}")) for edge in EDGES]
+        edges = [value for value in values if value is not None]
+        if not name or len(edges) < len(EDGES):
             raise ValueError(
                 f"{file}: object number {number} lacks a name or a bndbox of four numbers: correct "
                 "or remove it"
@@ -78,9 +77,10 @@ def picture_of(file: Path, tree: ElementTree.Element, top: Path) -> Path:
 
 def image_sets(folder: Path) -> dict[str, str]:
     """Split by the file name, without suffix, of a picture; {} without lists."""
-    found = {}
+    found: dict[str, str] = {}
     for name, files in (("train", ("train.txt",)), ("val", ("val.txt",)), ("test", ("test.txt",))):
         for file in files:
             for path in sorted(folder.rglob(f"ImageSets/Main/{file}")):
-                found |= {line.split()[0]: name for line in path.read_text().split("\n") if line}
+                lines = (line.split() for line in read_text(path).splitlines())
+                found |= {words[0]: name for words in lines if words}
     return found

@@ -14,9 +14,11 @@ import yaml
 from co_detr.data.pictures import UnreadablePicture, picture_size
 
 from .pictures import find_picture, pictures_in
-from .split import Labelled, Split, box_of_points, build_split, split_name
+from .split import Labelled, Object, Split, box_of_points, build_split, split_name
+from .text import read_text
 
 KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+MOST_CLASSES = 100_000  # more are a slip of the pen, and would fill the memory with names
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
 
 
@@ -28,14 +30,13 @@ def read_yaml(file: Path) -> list[Split]:
     """
     settings = load_settings(file)
     names = class_names(settings, file)
-    keypoints = settings.get("kpt_shape")
-    values = keypoints[0] * keypoints[1] if isinstance(keypoints, list) else 0
+    values = keypoint_values(settings, file)
     splits = []
     for name, keys in KEYS.items():
         entries = next((settings[key] for key in keys if settings.get(key)), None)
         if entries is None:
             continue
-        entries = [entries] if isinstance(entries, str) else entries
+        entries = entries if isinstance(entries, list) else [entries]
         found = [path for entry in entries for path in pictures_of(str(entry), settings, file)]
         labelled = [read_labels(path, names, values) for path in dict.fromkeys(found)]
         splits.append(build_split(name, file, labelled, names))
@@ -47,7 +48,7 @@ def read_yaml(file: Path) -> list[Split]:
 def read_folder(folder: Path, names_file: Path) -> list[Split]:
     """The splits of a folder without data.yaml, with the names of classes in a text file: Label
     Studio's export, and CVAT's "YOLO 1.1"."""
-    names = [line.strip() for line in names_file.read_text().splitlines() if line.strip()]
+    names = [line.strip() for line in read_text(names_file).splitlines() if line.strip()]
     groups: dict[str, list[Labelled]] = {}
     for path in pictures_in(folder):
         groups.setdefault(split_name(path.parent, folder), []).append(read_labels(path, names))
@@ -58,8 +59,8 @@ def read_folder(folder: Path, names_file: Path) -> list[Split]:
 
 def load_settings(file: Path) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        settings = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file} is no YAML file: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is no data set: it needs `train`, `val` and `names`")
@@ -74,12 +75,28 @@ def class_names(settings: dict[str, Any], file: Path) -> list[str]:
             numbered = {int(key): str(name) for key, name in names.items()}
         except (TypeError, ValueError):
             raise ValueError(f"{file}: the keys of `names` must be 0, 1, 2, ...") from None
+        if numbered and not 0 <= min(numbered) <= max(numbered) < MOST_CLASSES:
+            raise ValueError(
+                f"{file}: `names` has the keys {min(numbered)} to {max(numbered)}, which must be "
+                f"numbers of classes, from 0 to {MOST_CLASSES - 1}"
+            )
         return [numbered.get(i, f"class {i}") for i in range(max(numbered, default=-1) + 1)]
     if isinstance(names, list) and names:
         return list(map(str, names))
-    if isinstance(settings.get("nc"), int):
-        return [f"class {i}" for i in range(settings["nc"])]
+    count = settings.get("nc")
+    if isinstance(count, int) and 0 < count <= MOST_CLASSES:
+        return [f"class {i}" for i in range(count)]
     raise ValueError(f"{file} has no `names` of classes: add them, in order")
+
+
+def keypoint_values(settings: dict[str, Any], file: Path) -> int:
+    """How many numbers the keypoints of an object are; 0 where objects have none."""
+    shape = settings.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)):
+        raise ValueError(f"{file}: kpt_shape is {shape!r:.80}: it must be [points, 2] or [.., 3]")
+    return shape[0] * shape[1]
 
 
 def pictures_of(entry: str, settings: dict[str, Any], file: Path) -> list[Path]:
@@ -96,7 +113,7 @@ def pictures_of(entry: str, settings: dict[str, Any], file: Path) -> list[Path]:
         if place.is_dir():
             return pictures_in(place)
         if place.is_file():
-            lines = place.read_text().split("\n")
+            lines = read_text(place).split("\n")
             roots = (place.parent, base, base / str(settings.get("path") or ""))
             names = (line.strip() for line in lines)
             return [find_picture(name, *roots, top=base) for name in names if name]
@@ -131,9 +148,9 @@ def read_labels(picture: Path, names: list[str], keypoint_values: int = 0) -> La
 
 def objects_in(
     file: Path, names: list[str], height: int, width: int, keypoint_values: int
-) -> Iterator[tuple[str, tuple[float, ...], list[list[float]] | None]]:
+) -> Iterator[Object]:
     """Class name, box and polygons of each line; see `Labelled`."""
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         words = line.split()
         if not words:
             continue

@@ -134,7 +134,7 @@ def _surveyed(
         boxes=np.array([a["bbox"] for _, a in objects], dtype=float).reshape(-1, 4),
         broken={os.fspath(error.file): error.reason for error in split.unreadable},
         outside=sum(_sticks_out(a["bbox"], r["height"], r["width"]) for r, a in objects),
-        notes=[*split.notes, *annotations.notes],
+        notes=list(dict.fromkeys([*split.notes, *annotations.notes])),
         has_masks=any("segmentation" in a for _, a in objects),
     )
     for record in records:
