@@ -95,9 +95,10 @@ def records_of(annotations: Annotations, image_root: str | os.PathLike) -> list[
     labels = {category_id: label for label, category_id in enumerate(annotations.class_ids)}
     records = {}
     for image in sorted(annotations.images, key=lambda image: image["id"]):
-        file_name = image.get("file_name")
         if lvis and image.get("coco_url"):
             file_name = os.path.join(*image["coco_url"].split("/")[-2:])
+        else:
+            file_name = image["file_name"]
         records[image["id"]] = {
             "file_name": os.path.join(os.path.expanduser(image_root), file_name),
             "height": image["height"],

@@ -34,7 +34,7 @@ class Draw(int):
         draw.position = position
         return draw
 
-    def __getnewargs__(self) -> tuple[int, int]:
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]  # its position, too
         return int(self), self.position
 
 
@@ -61,7 +61,7 @@ class TrainingBatches(Sampler[list[Draw]]):
         seed: int,
         start: int = 0,
         is_wide: Sequence[bool] | None = None,
-        repeat_factors: Sequence[float] | None = None,
+        repeat_factors: Sequence[float] | np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -268,9 +268,10 @@ class TestLoader(DataLoader):
     """
 
     __test__ = False  # no test, whatever its name says to pytest
+    dataset: MapDataset
     left_out: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[list[dict]]:
+    def __iter__(self) -> Iterator[list[dict]]:  # type: ignore[override]  # DataLoader's is private
         """Raises RuntimeError when too many pictures cannot be read, see `UnreadableCount`."""
         count = UnreadableCount(total=len(self.dataset))
         self.left_out = ()
@@ -315,8 +316,9 @@ def build_test_loader(
 
 def report_left_out(loader: Iterable[list[dict]]) -> None:
     """Log, on the main process, what all ranks left out of an evaluation; all have to call it."""
-    files = sorted(sum(comm.all_gather(getattr(loader, "left_out", ())), ()))
-    if files and comm.is_main_process():
+    own = loader.left_out if isinstance(loader, TestLoader) else ()
+    files = sorted(sum(comm.all_gather(own), ()))
+    if files and isinstance(loader, TestLoader) and comm.is_main_process():
         shown = ", ".join(files[:10]) + (", ..." if len(files) > 10 else "")
         logger.warning(
             f"Left out of this evaluation: {len(files)} of {len(loader.dataset)} images, which "

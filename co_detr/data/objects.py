@@ -1,6 +1,7 @@
 """The objects of a training example: all boxes of an image at once, and eight masks in a byte."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -46,7 +47,7 @@ def transformed_objects(
     classes = [int(annotation["category_id"]) for annotation in annotations]
     objects.gt_classes = torch.tensor(classes, dtype=torch.int64)
     if mask_size is None or not annotations:
-        return filter_empty_instances(objects)
+        return cast(Instances, filter_empty_instances(objects))  # as it does without a mask
 
     check_padding(transforms)
     segmentations = [annotation["segmentation"] for annotation in annotations]
@@ -140,7 +141,7 @@ def tight_box(mask: np.ndarray) -> np.ndarray:
         (4,) int64 absolute XYXY, right and lower edges one past the last pixel; 0, 0, 0, 0 for a
         mask without pixels.
     """
-    return _box_of(mask.any(axis=0), mask.any(axis=1))
+    return _box_of(*(np.logical_or.reduce(mask, axis=axis) for axis in (0, 1)))
 
 
 def _box_of(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:

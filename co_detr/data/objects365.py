@@ -9,6 +9,7 @@ Expected under the folder DETECTRON2_DATASETS, as the archives of the dataset un
 """
 
 import os
+from functools import partial
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
@@ -36,13 +37,7 @@ def register_objects365(root: str, prefix: str = "objects365_v2") -> None:
         name = f"{prefix}_{split}"
         json_file = os.path.join(root, "objects365", "annotations", f"zhiyuan_objv2_{split}.json")
         image_root = os.path.join(root, "objects365", split)
-        # Defaults bind the values of this iteration.
-        DatasetCatalog.register(
-            name,
-            lambda file=json_file, folder=image_root, name=name: load_objects365_json(
-                file, folder, name
-            ),
-        )
+        DatasetCatalog.register(name, partial(load_objects365_json, json_file, image_root, name))
         MetadataCatalog.get(name).set(
             json_file=json_file, image_root=image_root, evaluator_type="coco"
         )

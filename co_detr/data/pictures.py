@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 # How the stored pixels come upright, by EXIF orientation: first sideways, then the flips.
 SIDEWAYS, FLIP_LEFT_RIGHT, FLIP_UP_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
@@ -95,7 +96,9 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
             down passes.
     """
     with opened(path) as image:
-        if image.format == "TIFF":  # whether Pillow has turned this size depends on its version
+        if isinstance(
+            image, TiffImageFile
+        ):  # whether Pillow has turned this size depends on its version
             width, height = int(image.tag_v2[WIDTH]), int(image.tag_v2[HEIGHT])
         else:
             width, height = image.size
@@ -196,10 +199,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         from PIL import ImageCms
 
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        assert converted is not None  # as only a conversion in place returns
+        return converted
     if image.mode in ("La", "RGBa"):  # multiplied by the alpha already
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    shows_through = image.mode == "P" and image.palette.mode.endswith("A")
+    palette = image.palette if image.mode == "P" else None
+    shows_through = palette is not None and palette.mode.endswith("A")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info or shows_through:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -29,7 +29,7 @@ class QuickResize(T.ResizeTransform):
 
     def applies_to(self, img: np.ndarray, interp: int | None = None) -> bool:
         """Whether torch resizes it; where one side becomes a pixel, torch 2.14 may stumble."""
-        bilinear = (self.interp if interp is None else interp) == Image.BILINEAR
+        bilinear = (self.interp if interp is None else interp) == Image.Resampling.BILINEAR
         is_picture = img.dtype == np.uint8 and img.ndim == 3 and img.shape[2] == 3
         return bilinear and is_picture and min(self.new_h, self.new_w) >= 2
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
@@ -87,7 +88,7 @@ def _describe(name: str, annotations: Annotations) -> None:
             f"has {listed(names)}: correct `thing_classes`, or leave it out to take those of the "
             "file"
         )
-    facts = {"thing_classes": names} if known is None or not lvis else {}
+    facts: dict[str, Any] = {"thing_classes": names} if known is None or not lvis else {}
     if lvis:
         facts["class_image_count"] = metadata.get("class_image_count") or [
             {"id": category["id"], "image_count": category["image_count"]}

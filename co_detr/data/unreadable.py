@@ -92,7 +92,7 @@ class OrUnreadable:
     def __init__(self, mapper: Callable[[dict], dict]) -> None:
         self.mapper = mapper
 
-    def __call__(self, record: dict) -> dict | UnreadablePicture:
+    def __call__(self, record: dict) -> dict | UnreadablePicture | None:
         try:
             return read_example(self.mapper, record)
         except UnreadablePicture as error:

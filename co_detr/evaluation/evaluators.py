@@ -44,8 +44,9 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     def evaluate(self, img_ids: Iterable[int | str] | None = None) -> dict[str, dict[str, float]]:
         """See detectron2; without `img_ids`, on the pictures that were processed."""
         seen = images_seen(self)
+        ids: Any = img_ids if img_ids is not None else seen  # detectron2 writes: numbers
         with used_in(detectron2.evaluation.coco_evaluation):
-            results = super().evaluate(img_ids=img_ids if img_ids is not None else seen)
+            results = super().evaluate(img_ids=ids)
         return with_zeros(results or {}, self._dataset_name, "coco")
 
 
@@ -75,7 +76,7 @@ def images_seen(evaluator: Any) -> list[int | str]:
 
 
 @contextlib.contextmanager
-def only_images(lvis_api: Any, image_ids: Sequence[int]) -> Iterator[None]:
+def only_images(lvis_api: Any, image_ids: Sequence[int | str]) -> Iterator[None]:
     """Inside, an `LVIS` knows of no other pictures than these."""
     dataset, kept = lvis_api.dataset, set(image_ids)
     lvis_api.dataset = {

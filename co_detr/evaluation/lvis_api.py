@@ -31,8 +31,9 @@ class LVIS:
     """
 
     def __init__(self, annotation_path: str | dict[str, Any]):
-        self.dataset = annotation_path
-        if not isinstance(annotation_path, dict):
+        if isinstance(annotation_path, dict):
+            self.dataset = annotation_path
+        else:
             with open(annotation_path) as file:
                 self.dataset = json.load(file)
         self._create_index()
@@ -155,7 +156,7 @@ class LVISEval:
 def instead_of_lvis() -> Iterator[None]:
     """Inside, `import lvis` gives the classes of this module, whether it is installed or not."""
     module = ModuleType("lvis", __doc__)
-    module.LVIS, module.LVISResults, module.LVISEval = LVIS, LVISResults, LVISEval
+    vars(module).update(LVIS=LVIS, LVISResults=LVISResults, LVISEval=LVISEval)
     before = sys.modules.get("lvis")
     sys.modules["lvis"] = module
     try:

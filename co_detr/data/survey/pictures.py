@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from co_detr.data.pictures import UnreadablePicture, picture_size, read_picture
@@ -35,7 +36,7 @@ def look_at(path: str, quick: bool = False) -> Look:
     except UnreadablePicture as error:
         return Look(None, fault=error.reason)
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(pixels)
+    digest.update(np.ascontiguousarray(pixels).data)
     return Look(pixels.shape[:2], digest.digest())
 
 
