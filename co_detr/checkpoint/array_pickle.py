@@ -2,16 +2,24 @@
 
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
 
-_REBUILD_ARRAY = np.empty(1).__reduce__()[0]
-_REBUILD_SCALAR = np.float32(0).__reduce__()[0]
-_REBUILD_FROM_BUFFER = np.empty(1).__reduce_ex__(5)[0]
+
+def _rebuild(reduced: str | tuple) -> Callable:
+    """The function that makes anew what is pickled so."""
+    assert isinstance(reduced, tuple)  # a str would be the name of a global
+    return reduced[0]
+
+
+_REBUILD_ARRAY = _rebuild(np.empty(1).__reduce__())
+_REBUILD_SCALAR = _rebuild(np.float32(0).__reduce__())
+_REBUILD_FROM_BUFFER = _rebuild(np.empty(1).__reduce_ex__(5))
 
 # Everything an array can be pickled with; the private module was renamed in numpy 2.
-ARRAY_GLOBALS = {
+ARRAY_GLOBALS: dict[tuple[str, str], Callable] = {
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
     **{

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from co_detr.modeling.aux_heads.anchors import PyramidAnchors
+
 from .class_names import same
 
 # (pattern of our names, rows per class, extra rows at the end for the background)
@@ -131,8 +133,9 @@ def _pairs(source: Sequence[str], target: Sequence[str]) -> list[tuple[str, int,
 
 def _repeats(name: str, model: nn.Module) -> int:
     """How often all classes stand in a layer: once, or for each anchor of a cell."""
-    match = re.fullmatch(r"aux_heads\.(\w+)\.class_predictor\.\w+", name)
-    return model.aux_heads[match[1]].anchors.num_per_cell if match else 1
+    match = re.fullmatch(r"(aux_heads\.\w+)\.class_predictor\.\w+", name)
+    anchors = getattr(model.get_submodule(match[1]), "anchors", None) if match else None
+    return anchors.num_per_cell if isinstance(anchors, PyramidAnchors) else 1
 
 
 def _fill_rows(

@@ -197,8 +197,8 @@ def _from_lines(text: str) -> list[str]:
 def _without_numbers(lines: list[str]) -> list[str]:
     """Numbered lines in the order of their numbers; others as they are."""
     for pattern, counted in ((_NUMBERED, False), (_COUNTED, True)):
-        found = [pattern.fullmatch(line) for line in lines]
-        if not lines or not all(found):
+        found = [match for line in lines if (match := pattern.fullmatch(line))]
+        if not lines or len(found) < len(lines):
             continue
         numbers = [int(match[1]) for match in found]
         counts_on = numbers == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -35,10 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ema", action="store_true", help="take the moving averages")
     parser.add_argument("--change-classes", action="store_true", help="let class layers start anew")
-    names = {"type": os.path.expanduser, "metavar": "FILE"}
-    parser.add_argument("--source-names", help="file with the classes of SRC, in order", **names)
     parser.add_argument(
-        "--target-names", help="file with the classes of the config, in order", **names
+        "--source-names",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="file with the classes of SRC, in order",
+    )
+    parser.add_argument(
+        "--target-names",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="file with the classes of the config, in order",
     )
 
 

@@ -27,7 +27,7 @@ from co_detr.checkpoint.class_names import (
     named_categories,
     read_names,
 )
-from co_detr.checkpoint.matching import compare, first_of
+from co_detr.checkpoint.matching import UnfittingCheckpointError, compare, first_of
 from co_detr.checkpoint.model_card import ModelCard, describe
 from co_detr.checkpoint.official import is_official, official_names, official_table
 from co_detr.checkpoint.pretrained import without_pretrained
@@ -41,7 +41,8 @@ from co_detr.modeling.detector import CoDETR
 
 def summary(report: list[tuple[str, str | None]], source: dict[str, Tensor]) -> str:
     """A table of what went where, by module."""
-    tensors, values = Counter(), Counter()
+    tensors: Counter[tuple[str, str]] = Counter()
+    values: Counter[tuple[str, str]] = Counter()
     for theirs, ours in report:
         key = (_module(theirs), "(dropped)" if ours is None else _module(ours))
         tensors[key] += 1
@@ -71,8 +72,8 @@ def write(
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with whole_file(str(path), "wb") as file:
         if path.suffix == ".safetensors":
-            known = {CLASS_NAMES: json.dumps(list(class_names))} if class_names else {}
-            file.write(save(tensors, known | card.to_metadata()))
+            metadata = {CLASS_NAMES: json.dumps(list(class_names))} if class_names else {}
+            file.write(save(tensors, metadata | card.to_metadata()))
         else:
             known = {CLASS_NAMES: list(class_names)} if class_names else {}
             torch.save({"model": tensors, **known, MODEL_CARD: card.to_dict()}, file)
@@ -82,7 +83,12 @@ def under_our_names(
     source: dict[str, Tensor], model: nn.Module, any_shape: Callable[[str], object]
 ) -> tuple[dict[str, Tensor], list[tuple[str, str | None]]]:
     """The tensors by the model's names, and what became of each; those of a checkpoint of this
-    project stay what they are."""
+    project stay what they are.
+
+    Raises:
+        UnfittingCheckpointError: the model is no `CoDETR`, and the tensors are not those of it.
+        ConversionError: as `rename`.
+    """
     if not is_official(source):
         ours = under_names_of(source, model)
         comparison = compare(ours, model)
@@ -90,6 +96,9 @@ def under_our_names(
             any_shape(entry.name) for entry in comparison.misshapen
         ):
             return ours, [(name, name) for name in ours]
+        if not isinstance(model, CoDETR):
+            raise UnfittingCheckpointError(comparison.describe())
+    assert isinstance(model, CoDETR)  # `convert` sees to it where names are official
     return rename(source, official_table(model), model.state_dict(), any_shape)
 
 
@@ -117,13 +126,15 @@ def convert(args: argparse.Namespace, cfg: DictConfig) -> None:
     if broken := compare(converted, model).non_finite:
         raise ValueError(f"{args.source} is not finite in {len(broken)}: {first_of(broken)}")
 
-    before, now = checkpoint.class_names, None
+    before: Sequence[str] | None = checkpoint.class_names
+    now: Sequence[str] | None = None
     if by_name:
         count = num_classes_of(converted)
         before = read_names(args.source_names) if args.source_names else before
-        before = before or known_by_number(count) or ()
-        now = read_names(args.target_names) if args.target_names else classes_of_config(cfg) or ()
-    changed = change_classes(converted, model, before if by_name else (), now or ())
+        if not before and count is not None:
+            before = known_by_number(count)
+        now = read_names(args.target_names) if args.target_names else classes_of_config(cfg)
+    changed = change_classes(converted, model, (before or ()) if by_name else (), now or ())
     if named and not (before and now):
         side, option = ("SRC", "--source-names") if now else ("the config", "--target-names")
         raise ValueError(f"the classes of {side} are not known by name: add {option}")

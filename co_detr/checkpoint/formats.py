@@ -8,6 +8,7 @@ import argparse
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class _Plain:
 
 
 # Harmless company of tensors, under the names it is pickled by.
-_BESIDE_TENSORS = [
+_BESIDE_TENSORS: list[Callable | tuple[Callable, str]] = [
     (encode_latin1, "_codecs.encode"),
     (argparse.Namespace, "argparse.Namespace"),
     (_Plain, "mmengine.logging.history_buffer.HistoryBuffer"),

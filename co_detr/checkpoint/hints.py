@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from co_detr import model_zoo
+from co_detr.modeling.detector import CoDETR
 
 from .class_layers import class_layer, num_classes_of
 from .official import convert_official, is_official, official_names
@@ -80,13 +81,15 @@ def conversion_command(
     command = ["co-detr", "convert", file]
     command += [f"{Path(file).stem}_converted.safetensors", "--config-file", config]
     words = [word if word == _PLACEHOLDER else shlex.quote(word) for word in command]
-    if others and classes not in _CLASSES_OF_RELEASES:
+    if others and classes is not None and classes not in _CLASSES_OF_RELEASES:
         words.append(f"model.num_classes={classes}")
     line = " ".join(words)
     return line + (f"\n    or with {', '.join(others[:4])}, if that is its name" if others else "")
 
 
 def _converts(tensors: Mapping[str, Tensor], model: nn.Module) -> bool:
+    if not isinstance(model, CoDETR):
+        return False
     try:
         convert_official(tensors, model)
     except (ConversionError, AttributeError, KeyError):
@@ -103,7 +106,8 @@ def _configs_like(tensors: Mapping[str, Tensor], stem: str, classes: int | None)
     dino = has("query_head.label_embedding") or has("transformer.ref_point_head")
     masks = "instance" if dino and has("mask_head.") else "mask" if has("mask_head.") else None
     wanted = {"co_dino" if dino else "deformable_detr", backbone}
-    wanted |= {word for word in (_CLASSES_OF_RELEASES.get(classes), masks) if word}
+    dataset = _CLASSES_OF_RELEASES.get(classes) if classes is not None else None
+    wanted |= {word for word in (dataset, masks) if word}
     if has("encoder.layers.8."):
         wanted.add("9enc")
     if not dino and backbone == "r50":

@@ -112,7 +112,7 @@ def compare(
     order = {name: position for position, name in enumerate(state)}
     present = {id(state[name]) for name in state.keys() & tensors.keys()}
     comparison = Comparison(
-        fitting=tuple(sorted(fitting, key=order.get)),
+        fitting=tuple(sorted(fitting, key=order.__getitem__)),
         missing=tuple(
             name
             for name, value in state.items()

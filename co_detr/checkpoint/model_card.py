@@ -24,7 +24,7 @@ import co_detr
 from co_detr.config_text import to_text
 
 from .class_names import categories_of_config
-from .pretrained import without_pretrained
+from .pretrained import inner_nodes, without_pretrained
 from .reading import MODEL_CARD, Checkpoint
 from .safe_config import RELATIVE, UnsafeConfigError, read_model_config
 
@@ -177,8 +177,7 @@ def _augmentations(cfg: DictConfig, split: str) -> list[Any] | None:
 
 def _resolve_outward(node: DictConfig | ListConfig, depth: int) -> None:
     """Replace interpolations that lead out of the tree in which `node` is `depth` levels deep."""
-    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-        inner = node._get_node(key)
+    for key, inner in inner_nodes(node):
         value = inner._value()
         if isinstance(value, str) and "${" in value:
             relative = RELATIVE.fullmatch(value)
@@ -186,7 +185,7 @@ def _resolve_outward(node: DictConfig | ListConfig, depth: int) -> None:
                 resolved = node[key]
                 plain = OmegaConf.is_config(resolved)
                 node[key] = OmegaConf.to_container(resolved, resolve=True) if plain else resolved
-        elif OmegaConf.is_config(inner) and isinstance(value, dict | list):
+        elif isinstance(inner, DictConfig | ListConfig) and isinstance(value, dict | list):
             _resolve_outward(inner, depth + 1)
 
 

@@ -13,6 +13,8 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from co_detr.modeling.aux_heads.dense import DenseHead
+from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.transformer.decoder import DeformableDecoder
 
 from .rename import Rename, SubmoduleRenames, rename
 from .wrappers import prefix_to_strip, without_prefix
@@ -196,7 +198,7 @@ def official_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return without_prefix(tensors, prefix)
 
 
-def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
+def official_table(model: CoDETR) -> list[Rename | SubmoduleRenames]:
     """The rows that turn released names into the names of a given `CoDETR` model."""
     backbone = SubmoduleRenames("backbone.", RESNET_RENAMES)
     if hasattr(owner := _module_of(model.backbone), "OFFICIAL_RENAMES"):
@@ -206,7 +208,7 @@ def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
             getattr(owner, "OFFICIAL_DROPS", ()),
             getattr(owner, "OFFICIAL_TRANSFORMS", ()),
         )
-    neck = SubmoduleRenames("neck.", _module_of(model.neck).OFFICIAL_RENAMES)
+    neck = SubmoduleRenames("neck.", getattr(_module_of(model.neck), "OFFICIAL_RENAMES", ()))
     dense = [name for name, head in model.aux_heads.items() if isinstance(head, DenseHead)]
     heads = [*FASTER_RCNN, *MASK_RCNN, *INSTANCE_MASK]
     for index, name in enumerate(dense or ["atss"]):
@@ -215,7 +217,7 @@ def official_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
     return [backbone, neck, *own, *TRANSFORMER, *heads]
 
 
-def _query_rows(model: nn.Module) -> list[Rename]:
+def _query_rows(model: CoDETR) -> list[Rename]:
     """The learned part of the matching queries, and the level that only auxiliary heads read."""
     embedding = "content" if model.proposals is not None else "embedding"
     rows = [
@@ -231,17 +233,20 @@ def _query_rows(model: nn.Module) -> list[Rename]:
     return rows
 
 
-def _branch_rows(model: nn.Module) -> list[Rename]:
+def _branch_rows(model: CoDETR) -> list[Rename]:
     """The branches of the encoder, which the release keeps behind those of the decoder; and, where
     nothing is refined, one branch for all layers, which it writes once for each."""
-    rows = []
+    rows: list[Rename] = []
+    decoder = model.decoder
+    if not isinstance(decoder, DeformableDecoder):
+        return rows  # the release has no other
     if model.proposals is not None:
-        last = len(model.decoder.layers)
+        last = len(decoder.layers)
         rows += [
             Rename(_HEAD + rf"cls_branches\.{last}\.(\w+)", r"proposals.class_branch.\1"),
             Rename(_HEAD + rf"reg_branches\.{last}\.(.+)", r"proposals.box_branch.\1"),
         ]
-    if not model.decoder.refine:
+    if not decoder.refine:
         rows += [
             Rename(
                 _HEAD + r"cls_branches\.\d+\.(\w+)", r"decoder.class_branches.0.\1", shared=True
@@ -256,7 +261,7 @@ def _module_of(part: nn.Module) -> ModuleType:
     return sys.modules[type(part).__module__]
 
 
-def convert_official(source: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def convert_official(source: Mapping[str, Tensor], model: CoDETR) -> dict[str, Tensor]:
     """Rename a released state dict for `model`, strictly.
 
     Args:

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node
 
 READS_WEIGHTS = ("pretrained", "pretrained_file", "checkpoint_path", "pretrained_cfg_overlay")
 """Arguments of models by which weights are read from files or fetched when they are built."""
@@ -22,11 +23,18 @@ def without_pretrained(model: DictConfig) -> DictConfig:
     return model
 
 
+def inner_nodes(node: DictConfig | ListConfig) -> Iterator[tuple[Any, Node]]:
+    """What stands in a config, by its keys or numbers there; interpolations are not followed."""
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        inner = node._get_node(key)
+        assert isinstance(inner, Node)  # of one key that is there
+        yield key, inner
+
+
 def _calls(node: DictConfig | ListConfig) -> Iterator[DictConfig]:
     """The calls that a config describes, itself and all inside."""
     if isinstance(node, DictConfig) and "_target_" in node:
         yield node
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
-        inner = node._get_node(key)
-        if OmegaConf.is_config(inner) and isinstance(inner._value(), dict | list):
+    for _, inner in inner_nodes(node):
+        if isinstance(inner, DictConfig | ListConfig) and isinstance(inner._value(), dict | list):
             yield from _calls(inner)

@@ -23,7 +23,7 @@ from torch import nn
 
 from co_detr.config_text import LOCATE
 
-from .pretrained import READS_WEIGHTS
+from .pretrained import READS_WEIGHTS, inner_nodes
 
 PACKAGES = (
     "co_detr.inference.fusion",
@@ -167,16 +167,15 @@ def _check_value(key: str, value: Any, path: str) -> None:
 
 def _check_interpolations(node: DictConfig | ListConfig, path: str) -> None:
     """Raise for an interpolation that stands for more than a value or a list of values."""
-    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-        inner = node._get_node(key)
+    for key, inner in inner_nodes(node):
         if inner._is_interpolation():
             value = node[key]
-            entries = value._content if isinstance(value, ListConfig) else []
+            entries = inner_nodes(value) if isinstance(value, ListConfig) else ()
             if isinstance(value, DictConfig) or any(
-                OmegaConf.is_config(entry) or entry._is_interpolation() for entry in entries
+                OmegaConf.is_config(entry) or entry._is_interpolation() for _, entry in entries
             ):
                 raise UnsafeConfigError(path, f"has {inner._value()!r} stand for a whole section")
-        elif OmegaConf.is_config(inner) and inner._value() is not None:
+        elif isinstance(inner, DictConfig | ListConfig) and inner._value() is not None:
             _check_interpolations(inner, path)
 
 

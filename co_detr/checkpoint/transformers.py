@@ -10,8 +10,10 @@ import re
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.neck import ChannelMapper
 from co_detr.modeling.transformer.conditional_decoder import ConditionalDecoder
 from co_detr.modeling.transformer.dab_decoder import DABDecoder
 from co_detr.modeling.transformer.decoder import DeformableDecoder
@@ -51,7 +53,7 @@ def _mlp(theirs: str, ours: str, layers: int) -> list[Rename]:
 
 
 # What all three call the same, up to the version.
-COMMON = [
+COMMON: list[Rename | SubmoduleRenames] = [
     SubmoduleRenames("backbone.", _RESNET),
     Rename(_ENCODER + r"self_attn\.(in_proj_\w+)", r"encoder.layers.\1.attention.\2"),
     Rename(
@@ -160,11 +162,11 @@ DAB = [
 ]
 
 
-def transformers_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
+def transformers_table(model: CoDETR) -> list[Rename | SubmoduleRenames]:
     """The rows that turn names made by `tidy` into the names of a given `CoDETR` model.
 
     Raises:
-        ValueError: the decoder is of none of the three kinds.
+        ValueError: the decoder is of none of the three kinds, or the neck is another than theirs.
     """
     decoder = model.decoder
     if isinstance(decoder, DABDecoder):
@@ -181,9 +183,15 @@ def transformers_table(model: nn.Module) -> list[Rename | SubmoduleRenames]:
     return [*COMMON, *DEFORMABLE, *_neck_rows(model), *_branch_rows(len(decoder.layers))]
 
 
-def _neck_rows(model: nn.Module) -> list[Rename]:
+def _neck_rows(model: CoDETR) -> list[Rename]:
     """Levels are counted through, those from backbone maps and the extra ones."""
-    mapped, extra = len(model.neck.convs), len(model.neck.extra_convs)
+    neck = model.neck
+    if not isinstance(neck, ChannelMapper):
+        raise ValueError(
+            "weights of transformers fit models with the neck ChannelMapper, but the config's neck "
+            f"is {type(neck).__name__}"
+        )
+    mapped, extra = len(neck.convs), len(neck.extra_convs)
     levels = [f"convs.{i}" for i in range(mapped)] + [f"extra_convs.{i}" for i in range(extra)]
     return [
         Rename(rf"model\.input_proj\.{index}\.{part}\.(\w+)", rf"neck.{level}{ours}.\1")
@@ -208,7 +216,7 @@ def _branch_rows(num_layers: int) -> list[Rename]:
     ]
 
 
-def tidy(source: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def tidy(source: Mapping[str, Tensor], model: CoDETR) -> dict[str, Tensor]:
     """Bring a state dict to one tensor per tensor of ours.
 
     Query, key and value projections become one; tensors that stand there several times, shared by
@@ -240,7 +248,7 @@ def tidy(source: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return result
 
 
-def _without_copies(source: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _without_copies(source: Mapping[str, Tensor], model: CoDETR) -> dict[str, Tensor]:
     shares_branches = not getattr(model.decoder, "refine", True)
     kept: dict[str, Tensor] = {}
     for original, tensor in source.items():
@@ -261,7 +269,7 @@ def _without_copies(source: Mapping[str, Tensor], model: nn.Module) -> dict[str,
     return kept
 
 
-def convert_transformers(source: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def convert_transformers(source: Mapping[str, Tensor], model: CoDETR) -> dict[str, Tensor]:
     """Rename a state dict of `transformers` for `model`, strictly.
 
     Args:

@@ -74,7 +74,7 @@ def prefix_to_strip(names: Iterable[str], known: Callable[[str], bool], *, wante
         return ""
     # of weights and their averages, the weights; of two that cannot be told apart, none
     rank = {p: (count, not _averaged(p)) for p, count in counts.items()}
-    best = max(rank, key=rank.get)
+    best = max(rank, key=rank.__getitem__)
     if counts[best] <= counts[""] or counts[best] < wanted / 2:
         return ""
     return best if list(rank.values()).count(rank[best]) == 1 else ""

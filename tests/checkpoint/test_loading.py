@@ -192,6 +192,13 @@ def test_the_config_of_a_released_file_is_guessed(model, name, wrapper):
     assert command.endswith(f"--config-file configs/{RELEASES[name]}.py")
 
 
+def test_a_released_file_without_class_layers_has_no_number_of_classes(model):
+    file = release("co_deformable_detr_r50_1x_coco")
+    file = {name: tensor for name, tensor in file.items() if "cls_branches" not in name}
+    command = conversion_command(file, model, "file.pth", None)
+    assert "or with configs/" in command and "num_classes" not in command
+
+
 # ---------------------------------------------------------------- to train it further
 
 
@@ -286,3 +293,15 @@ def test_class_agnostic_layers_are_left_alone():
     name = "aux_heads.rcnn.box_head.bbox_pred.weight"
     assert torch.equal(changed.tensors[name], source.state_dict()[name])
     assert changed.kept == (("b", 1, 0),) and changed.fresh == ("x",)
+
+
+def test_a_head_without_anchors_has_one_row_per_class():
+    def model(classes):
+        head = nn.ModuleDict({"class_predictor": nn.Linear(2, classes)})
+        return nn.ModuleDict({"aux_heads": nn.ModuleDict({"own": head})})
+
+    source, fresh = model(3), model(2)
+    changed = change_classes(source.state_dict(), fresh, ["a", "b", "c"], ["c", "x"])
+    name = "aux_heads.own.class_predictor.weight"
+    assert torch.equal(changed.tensors[name][0], source.state_dict()[name][2])
+    assert torch.equal(changed.tensors[name][1], fresh.state_dict()[name][1])

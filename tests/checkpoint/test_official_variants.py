@@ -7,8 +7,12 @@ import torch
 from detectron2.config import instantiate
 from golden import CONFIGS, DATA, LazyConfig, co_deformable_detr_config, co_dino_config, tensors
 from safetensors.torch import load_file
+from torch import nn
+from zoo import build_on_meta, meta_model, release
 
 from co_detr import model_zoo
+from co_detr.checkpoint.convert import under_our_names
+from co_detr.checkpoint.matching import UnfittingCheckpointError
 from co_detr.checkpoint.official import convert_official
 from co_detr.checkpoint.rename import ConversionError
 
@@ -141,6 +145,33 @@ def test_mmdetection_3_names_of_co_dino():
     found = convert_official(file, model)
     assert found.keys() == want.keys()
     assert all(torch.equal(found[name], want[name]) for name in want)
+
+
+# ---------------------------------------------------------------- models that no release has
+
+
+def test_a_decoder_of_another_kind_is_refused():
+    model = meta_model("dab_detr/co_dab_detr_r50_c5_36ep")
+    with pytest.raises(ConversionError, match="model tensors that the checkpoint lacks"):
+        convert_official(release("co_deformable_detr_r50_1x_coco"), model)
+
+
+def test_a_neck_of_ones_own_is_refused_by_the_names_of_its_tensors():
+    model = build_on_meta("co_deformable_detr/co_deformable_detr_r50_12ep")
+    model.neck = nn.Conv2d(1, 1, 1, device="meta")
+    message = r"checkpoint lacks \(2\):\n  neck.weight\n  neck.bias"
+    with pytest.raises(ConversionError, match=message):
+        convert_official(release("co_deformable_detr_r50_1x_coco"), model)
+
+
+def test_a_checkpoint_of_ours_that_does_not_fit_a_model_without_decoder():
+    model = meta_model("encoder_heads/encoder_atss_r50_12ep")
+    source = model.state_dict()
+    del source["encoder.level_embed"]
+    with pytest.raises(
+        UnfittingCheckpointError, match=r"missing from it \(1\): encoder.level_embed"
+    ):
+        under_our_names(source, model, lambda name: False)
 
 
 # ---------------------------------------------------------------- trained batch norm

@@ -15,6 +15,7 @@ from zoo import build_on_meta
 from co_detr.checkpoint.class_layers import class_layer
 from co_detr.checkpoint.rename import ConversionError
 from co_detr.checkpoint.transformers import convert_transformers, tidy, transformers_table
+from co_detr.modeling.neck import SimpleFeaturePyramid
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +112,13 @@ def test_checkpoints_of_another_kind_are_refused():
 def test_a_model_that_transformers_has_not_is_refused():
     with pytest.raises(ValueError, match="DeformableDecoder as in DINO"):
         transformers_table(build_on_meta("co_dino/co_dino_r50_5scale_12ep"))
+
+
+def test_a_neck_that_transformers_has_not_is_refused():
+    ours = build_on_meta("co_deformable_detr/deformable_detr_r50_12ep")
+    ours.neck = SimpleFeaturePyramid()
+    with pytest.raises(ValueError, match="the config's neck is SimpleFeaturePyramid"):
+        transformers_table(ours)
 
 
 def test_the_tool(tmp_path, monkeypatch, capsys):
