@@ -16,7 +16,6 @@ image_count, frequency (LVIS): counted in the file; rare up to 10 images, common
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from .values import as_number, common_type, is_finite, number_in
 
 # Annotation ids beyond are not exact in the floats that evaluators keep them in.
 LARGEST_ID = 2**53
+LARGEST_SIDE = 2**31 - 1  # of a picture, in any file format
 RARE, COMMON = 10, 100  # most images of a rare and of a common category (LVIS, Gupta et al. 2019)
 _FLAGS = {0: 0, 1: 1, "0": 0, "1": 1, None: 0}  # True and False, 0.0 and 1.0 equal 0 and 1
 
@@ -275,7 +275,7 @@ class _Reading:
         sizes = image.get("height"), image.get("width")
         for key, value in zip(("height", "width"), sizes):
             number = number_in(value)
-            if number is None or number <= 0 or number != int(number):
+            if number is None or not 0 < number <= LARGEST_SIDE or number != int(number):
                 self.refuse(
                     f"image {image['id']} has height and width {sizes}", "give them in pixels"
                 )
@@ -283,8 +283,13 @@ class _Reading:
                 image[key] = int(number)
                 self.note("{n} heights and widths of images are read as whole numbers")
         name = image.get("file_name")
-        if self.kind == "lvis" and image.get("coco_url"):
-            name = image["coco_url"]
+        if self.kind == "lvis":  # whose own files have addresses and no names
+            if not isinstance(image.get("coco_url"), str):
+                image.pop("coco_url", None)
+            if image.get("coco_url"):
+                if not isinstance(name, str):
+                    image.pop("file_name", None)
+                name = image["coco_url"]
         if not name:
             self.refuse(f"image {image['id']} has no file_name", "add it")
         if not isinstance(name, str):
@@ -404,7 +409,8 @@ class _Reading:
                 if image.get(key) is None:
                     image[key] = []
                     self.note(f"{{n}} images have no `{key}`: it is taken as empty")
-                if not isinstance(image[key], list):
+                ids = image[key]
+                if not isinstance(ids, list) or not all(isinstance(i, int | str) for i in ids):
                     self.refuse(
                         f"image {image['id']} has {key} {image[key]!r:.80}",
                         "it must be a list of category ids",
@@ -414,7 +420,7 @@ class _Reading:
             images_of[annotation["category_id"]].add(annotation["image_id"])
         for category in self.categories:
             count = category.get("image_count")
-            if type(count) is not int:
+            if type(count) is not int or not 0 <= count < LARGEST_ID:
                 count = category["image_count"] = len(images_of[category["id"]])
                 self.note("{n} categories have no `image_count`: their images are counted")
             if category.get("frequency") not in ("r", "c", "f"):
@@ -450,7 +456,7 @@ def has_area(box: Sequence[float], height: float, width: float) -> bool:
 
 def _is_area(area: Any) -> bool:
     """Whether a value can be an area. Some tools write 0 for all objects."""
-    return isinstance(area, int | float) and 0 < area < math.inf
+    return isinstance(area, int | float) and area > 0 and is_finite(area)
 
 
 def _area(annotation: dict, height: int, width: int) -> float:

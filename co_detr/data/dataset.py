@@ -13,6 +13,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from .annotations import Annotations, has_area, shorten
+from .records import check_records
 from .registered import annotations_of, is_plain, listed, say_once
 
 
@@ -78,8 +79,7 @@ def read_dataset(name: str) -> list[dict]:
         return records_of(annotations, MetadataCatalog.get(name).get("image_root", ""))
     # A function of the user's own. What it reads by `load_coco_json` is repaired, too.
     records = DatasetCatalog.get(name)
-    if not records:
-        raise ValueError(f"{name} has no images: check the function that it is registered with")
+    check_records(name, records, MetadataCatalog.get(name).get("thing_classes"))
     return _without_empty_boxes(records, name)
 
 
@@ -276,12 +276,10 @@ def _without_empty_boxes(dicts: list[dict], name: str) -> list[dict]:
 
 def _has_area(annotation: dict, height: float, width: float) -> bool:
     """Whether the box of a record's annotation has an area inside an image of that size."""
-    mode = BoxMode(annotation.get("bbox_mode", BoxMode.XYXY_ABS))
-    if "bbox" not in annotation or mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+    mode = annotation["bbox_mode"]
+    if mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
         return True
     box = [float(v) for v in annotation["bbox"]]
-    if not all(map(math.isfinite, box)):
-        raise ValueError(f"a record has the bbox {box}: it must be finite numbers. Correct it")
     if mode == BoxMode.XYXY_ABS:
         box[2:] = box[2] - box[0], box[3] - box[1]
     return has_area(box, height, width)

@@ -1,6 +1,7 @@
 """From a dataset record to an example: pictures as a person sees them, masks as bitmaps."""
 
 import copy
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,10 @@ class DetectionMapper(DatasetMapper):
         """
         rest = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         example = copy.deepcopy(rest)
+        if not isinstance(example.get("file_name"), str | os.PathLike):
+            raise ValueError(
+                f"a record has the file_name {example.get('file_name')!r:.80}: it must be a path"
+            )
         image = read_picture(example["file_name"], self.image_format)
         check_image_size(example, image)
 

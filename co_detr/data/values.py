@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsFloat
 
 
 def common_type(ids: list, references: list, prefer_numbers: bool) -> Callable[[Any], Any]:
@@ -44,7 +44,7 @@ def number_in(value: Any) -> float | int | None:
     return value if is_finite(value) else None
 
 
-def is_finite(value: float) -> bool:
+def is_finite(value: SupportsFloat) -> bool:
     """Whether a number is one that computing in floats can end in: no whole number beyond them."""
     try:
         return math.isfinite(value)

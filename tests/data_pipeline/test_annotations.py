@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -336,10 +337,38 @@ def test_lvis_files_without_annotations_are_those_of_a_test_split(lvis, read):
     assert read(kind="lvis").truth()["annotations"] == []
 
 
-def test_a_list_of_categories_must_be_one(lvis, read):
-    lvis["images"][2]["neg_category_ids"] = 5
-    with pytest.raises(ValueError, match="image 3 has neg_category_ids 5: it must be a list"):
+@pytest.mark.parametrize("ids", [5, [[1]], [None]])
+def test_a_list_of_categories_must_be_one(lvis, read, ids):
+    lvis["images"][2]["neg_category_ids"] = ids
+    match = f"image 3 has neg_category_ids {re.escape(str(ids))}: it must be a list"
+    with pytest.raises(ValueError, match=match):
         read(kind="lvis")
+
+
+def test_pictures_of_lvis_have_a_name_or_an_address(lvis, read):
+    first, second = lvis["images"][:2]
+    address = "http://images.cocodataset.org/train2017/000000000001.jpg"
+    first.update(file_name=None, coco_url=address)
+    second.update(coco_url=0)
+    images = read(kind="lvis").images
+    assert "file_name" not in images[0] and images[0]["coco_url"] == address
+    assert "coco_url" not in images[1]
+
+
+@pytest.mark.parametrize("side", [10**12, 10**400])
+def test_sides_beyond_any_picture_are_refused(tiny, read, side):
+    tiny.content["images"][0]["width"] = side
+    with pytest.raises(ValueError, match="image 1 has height and width .* in pixels"):
+        read()
+
+
+def test_whole_numbers_beyond_floats_are_no_boxes_and_no_areas(tiny, read):
+    tiny.content["annotations"][0]["area"] = 10**400
+    x, y, w, h = tiny.content["annotations"][0]["bbox"]
+    assert read().annotations[0]["area"] == w * h
+    tiny.content["annotations"][0]["bbox"] = [x, y, 10**400, h]
+    with pytest.raises(ValueError, match="annotation 1 has the bbox .* four finite numbers"):
+        read()
 
 
 def test_categories_can_be_read_where_annotations_are_faulty(tiny, tmp_path):

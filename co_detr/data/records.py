@@ -1,0 +1,75 @@
+"""Checks of detectron2's records that a user's own function makes."""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from .values import is_finite
+
+
+def check_records(name: str, records: Any, class_names: Sequence[str] | None) -> None:
+    """Check that records have the form that detectron2 defines, as far as all mappers rely on it.
+
+    Args:
+        name: of the dataset.
+        records: what its function has returned.
+        class_names: of the classes 0, 1, ...; None where they are not known.
+
+    Raises:
+        ValueError: they have not; names the record, the value and the remedy.
+    """
+    remedy = f"Correct the function that {name} is registered with"
+    if not isinstance(records, list | tuple):
+        raise ValueError(
+            f"{name} has no list of records, but a value of the type {type(records).__name__}. "
+            f"{remedy}"
+        )
+    if not records:
+        raise ValueError(f"{name} has no images. {remedy}")
+    for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(f"{name}: record {number} is {record!r:.80}, no dict. {remedy}")
+        where = f"{name}: record {number}, of {record.get('file_name')!r},"
+        for key in ("height", "width"):
+            side = record.get(key, 1)
+            if not isinstance(side, Integral) or int(side) < 1:
+                raise ValueError(
+                    f"{where} has the {key} {side!r:.80}, no number of pixels. {remedy}"
+                )
+        annotations = record.get("annotations", [])
+        if not isinstance(annotations, list | tuple):
+            raise ValueError(f"{where} has annotations {annotations!r:.80}, no list. {remedy}")
+        for annotation in annotations:
+            if fault := _fault_of(annotation, class_names):
+                raise ValueError(f"{where} has an annotation {fault}. {remedy}")
+
+
+def _fault_of(annotation: Any, class_names: Sequence[str] | None) -> str | None:
+    """What is wrong with an annotation of a record."""
+    if not isinstance(annotation, dict):
+        return f"{annotation!r:.80}, which is no dict"
+    label = annotation.get("category_id")
+    most = float("inf") if class_names is None else len(class_names)
+    if not isinstance(label, Integral) or not 0 <= int(label) < most:
+        counts = "from 0" if class_names is None else f"from 0 to {most - 1}"
+        return f"with the category_id {label!r:.80}, which must be the number of a class, {counts}"
+    mode = annotation.get("bbox_mode")
+    if not isinstance(mode, int) or mode not in tuple(BoxMode):
+        return f"with the bbox_mode {mode!r:.80}, which must be one of detectron2's BoxMode"
+    box = annotation.get("bbox")
+    count = (
+        5 if BoxMode(mode).name == "XYWHA_ABS" else 4
+    )  # the embedded detectron2 has no turned boxes
+    if not _are_numbers(box, count):
+        return f"with the bbox {box!r:.80}, which must be {count} finite numbers"
+    return None
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    try:
+        values = list(values)
+    except TypeError:
+        return False
+    return len(values) == count and all(isinstance(v, Real) and is_finite(v) for v in values)
