@@ -174,16 +174,26 @@ def _read_torch(path: Path) -> Any:
         if refused := _refused(error):
             raise UnsafeCheckpointError(path, refused) from error
         raise DamagedCheckpointError(path, _CUT_OFF) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # garbage makes unpicklers raise nearly everything
         if "TorchScript" in str(error):
             raise UnsafeCheckpointError(path, "a TorchScript program") from error
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if not any(name.endswith("data.pkl") for name in archive.namelist()):
-                    raise DamagedCheckpointError(
-                        path, "it is a zip archive without tensors", "unpack it and look inside"
-                    ) from error
+        if "data.pkl" not in _inside(path):
+            raise DamagedCheckpointError(
+                path, "it is a zip archive without tensors", "unpack it and look inside"
+            ) from error
         raise DamagedCheckpointError(path, f"{_CUT_OFF} ({first_line(error)})") from error
+
+
+def _inside(path: Path) -> set[str]:
+    """The names, without folders, of what is in a zip archive; that of torch's tensors where it is
+    none, or broken."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return {"data.pkl"}
 
 
 def _read_pickle(path: Path) -> Any:

@@ -4,6 +4,7 @@ import argparse
 import gzip
 import io
 import pickle
+import random
 import sys
 import types
 import zipfile
@@ -11,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -158,6 +159,33 @@ def test_what_is_no_checkpoint_is_named_with_the_reason(tmp_path, content, reaso
         read_checkpoint(path)
     message = str(error.value)
     assert message.startswith(f"{path} is no readable checkpoint: ") and reason in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved({"model": STATE, "class_names": ["cat", "dog"]}),
+        saved({"model": STATE}, _use_new_zipfile_serialization=False),
+        pickle.dumps({"model": {"w": np.zeros(9)}}),
+        save(STATE, {"class_names": '["cat", "dog"]'}),
+    ],
+    ids=["zip", "legacy", "arrays", "safetensors"],
+)
+def test_whatever_bytes_are_broken_the_file_is_named(tmp_path, content):
+    path = tmp_path / "file.pth"
+    draw = random.Random(0)
+    refused = 0
+    for number in range(120):
+        broken = bytearray(content)
+        for _ in range(1 + number % 20):  # in the first part, where the structure is, and anywhere
+            broken[draw.randrange(len(broken) if number % 2 else 150)] = draw.randrange(256)
+        path.write_bytes(broken)
+        try:
+            read_checkpoint(path)
+        except (DamagedCheckpointError, UnsafeCheckpointError) as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize("kind", ["empty", "never written", "cut off", "a web page", "text"])
