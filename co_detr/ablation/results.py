@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .runs import Run, read_rows
+from co_detr.engine.metrics_file import read_rows
+
+from .runs import Run
 from .tables import Evaluation
 
 

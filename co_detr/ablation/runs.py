@@ -7,7 +7,7 @@ they have come.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from co_detr import model_zoo
 from co_detr.arguments import load_config
 from co_detr.engine.files import whole_file
+from co_detr.engine.metrics_file import is_evaluated, read_rows
 from co_detr.engine.overrides import parse_value
-from co_detr.engine.resuming import is_evaluated, traces_of_run
+from co_detr.engine.resuming import traces_of_run
 
 from .tables import DataSet, Evaluation, Model, Table
 
@@ -77,7 +78,7 @@ class Run:
 
     def is_complete(self) -> bool:
         """Whether it is trained and evaluated to the end."""
-        return self.weights.is_file() and is_evaluated(str(self.metrics), self.iterations)
+        return self.weights.is_file() and is_evaluated(self.metrics, self.iterations)
 
     def iterations_done(self) -> int:
         """How far it has come, by its log."""
@@ -186,14 +187,3 @@ def remember(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     with whole_file(str(run.folder / SETTINGS)) as file:
         json.dump(run.settings(), file, indent=1)
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a metrics.json but for one that is being written, or was when it was killed."""
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue

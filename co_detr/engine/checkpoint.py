@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment."""
 
 import copy
+import os
 from contextlib import AbstractContextManager
 from typing import IO, Any
 
@@ -60,6 +61,24 @@ class WholeFileCheckpointer(DetectionCheckpointer):
             return super().load(path, checkpointables)
         self._wanted = set(self.checkpointables if checkpointables is None else checkpointables)
         return super().load(str(local_path(path)), checkpointables)
+
+    def get_checkpoint_file(self) -> str:
+        """As there.
+
+        Raises:
+            ValueError: `last_checkpoint` holds something else than the name of a file.
+        """
+        try:
+            path = super().get_checkpoint_file()
+        except UnicodeDecodeError:
+            path = "\0"
+        if "\0" in path or path.endswith(os.sep):
+            named = os.path.join(self.save_dir, "last_checkpoint")
+            raise ValueError(
+                f"{named} is broken: it must hold the name of the checkpoint to resume from, such "
+                "as model_0004999.pth. Write it there"
+            )
+        return path
 
     # Saving is fvcore's: it opens all files by the path manager, whatever detectron2 does.
 

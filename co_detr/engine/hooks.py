@@ -1,6 +1,5 @@
 """Hooks that detectron2 has too, changed so that an interrupted run continues like a whole one."""
 
-import json
 import logging
 import math
 import os
@@ -15,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from .checkpoint import WholeFileCheckpointer
-from .files import remove_partial_files, whole_file
+from .files import remove_partial_files
 
 logger = logging.getLogger(__name__)
 
@@ -190,30 +189,3 @@ class PeakMemory(HookBase):
     def after_step(self) -> None:
         peak = torch.cuda.max_memory_allocated() / 2**20
         self.trainer.storage.put_scalar("max_memory", peak, smoothing_hint=False)
-
-
-def forget_metrics_from(path: str, start_iter: int) -> None:
-    """Remove from a metrics.json what a resumed run is about to log again.
-
-    These are the training lines from `start_iter` on, and a line that a kill left incomplete.
-
-    Args:
-        path: written by detectron2's `JSONWriter`, one object per line; may be absent.
-        start_iter: the iteration the run continues with.
-    """
-    if not os.path.isfile(path):
-        return
-    with open(path) as file:
-        lines = file.readlines()
-    kept = [line for line in lines if _is_past(line, start_iter)]
-    if len(kept) < len(lines):
-        with whole_file(path) as file:
-            file.writelines(kept)
-
-
-def _is_past(line: str, start_iter: int) -> bool:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return row["iteration"] < start_iter or "total_loss" not in row

@@ -1,6 +1,5 @@
 """Whether a run may start in a folder, and what a resumed run cannot take over as it was."""
 
-import json
 import logging
 import os
 import pickle
@@ -14,6 +13,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from co_detr.checkpoint.formats import first_line
 from co_detr.checkpoint.matching import UnfittingCheckpointError, compare, first_of
 
 from .build import total_batch_size
@@ -81,6 +81,35 @@ def facts_of(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
+def resume(
+    checkpointer: WholeFileCheckpointer, facts: Mapping[str, Any], init_checkpoint: str
+) -> None:
+    """Load the last checkpoint, and say what is different from the run that it is of.
+
+    Args:
+        checkpointer, facts, init_checkpoint: see `explain_changes`.
+
+    Raises:
+        UnfittingCheckpointError: the checkpoint is of another model.
+        ValueError: it lacks the state of a run, or what it has for it is none.
+    """
+    path = checkpointer.get_checkpoint_file()
+    explain_changes(checkpointer, facts, init_checkpoint)
+    try:
+        checkpointer.resume_or_load("", resume=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise _not_to_be_continued(path, f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def _not_to_be_continued(path: str, why: str) -> ValueError:
+    return ValueError(
+        f"{path} holds no state of a run that can be continued ({why}): start a new run from its "
+        f"weights, with another train.output_dir and train.init_checkpoint={path}"
+    )
+
+
 def explain_changes(
     checkpointer: WholeFileCheckpointer, facts: Mapping[str, Any], init_checkpoint: str
 ) -> None:
@@ -93,6 +122,7 @@ def explain_changes(
 
     Raises:
         UnfittingCheckpointError: the checkpoint is of another model.
+        ValueError: it lacks the state of a run.
     """
     path = checkpointer.get_checkpoint_file()
     try:
@@ -100,7 +130,11 @@ def explain_changes(
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return  # whoever loads it has more to say about that
-    check_architecture(saved.get("model", {}), checkpointer.model, path)
+    trainer = saved.get("trainer") if isinstance(saved, Mapping) else None
+    if not isinstance(trainer, Mapping) or type(trainer.get("iteration")) is not int:
+        raise _not_to_be_continued(path, "there is no iteration in it to go on from")
+    weights = saved.get("model")
+    check_architecture(weights if isinstance(weights, Mapping) else {}, checkpointer.model, path)
     if init_checkpoint:
         logger.info(f"train.init_checkpoint={init_checkpoint} is not loaded: {path} is resumed")
     saved_ema, ema = "ema" in saved, "ema" in checkpointer.checkpointables
@@ -110,7 +144,8 @@ def explain_changes(
         )
     if saved_ema and not ema:
         logger.warning(f"train.ema is off: the averaged weights of {path} are not continued")
-    before = saved.get("trainer", {}).get("facts", {})
+    before = trainer.get("facts")
+    before = before if isinstance(before, Mapping) else {}
     for name, value in facts.items():
         if name in before and before[name] != value:
             logger.warning(_changed(name, before[name], value))
@@ -119,7 +154,8 @@ def explain_changes(
 def check_architecture(tensors: Mapping[str, Tensor], model: nn.Module, path: str) -> None:
     """Raise UnfittingCheckpointError unless tensors have the names and shapes of a model's."""
     # values are for whoever loads them
-    comparison = compare({n: t.to("meta") for n, t in tensors.items()}, model, path)
+    shapes = {name: t.to("meta") for name, t in tensors.items() if isinstance(t, Tensor)}
+    comparison = compare(shapes, model, path)
     if not comparison.fits or comparison.unexpected:
         raise UnfittingCheckpointError(
             f"{comparison.describe()}\n  {path} is of a run with another model: resume with the "
@@ -137,17 +173,3 @@ def _changed(name: str, before: Any, now: Any) -> str:
         "train.accumulate": "random numbers inside the model are others from here on",
     }.get(name, "the order of the data is not the one of an uninterrupted run")
     return f"{name} was {before}, is {now}: {effect}"
-
-
-def is_evaluated(metrics_file: str, iterations: int) -> bool:
-    """Whether metrics.json holds the evaluation at the end of so many iterations."""
-    if not os.path.isfile(metrics_file):
-        return False
-    with open(metrics_file) as file:
-        for line in file:
-            try:
-                if json.loads(line)["iteration"] >= iterations:
-                    return True
-            except json.JSONDecodeError:  # a kill left it incomplete
-                continue
-    return False

@@ -47,11 +47,11 @@ from .hooks import (
     BestCheckpointer,
     PeakMemory,
     PeriodicCheckpointer,
-    forget_metrics_from,
     or_never,
 )
 from .interruption import StopOnSignal, UnlessAsked, UntilAsked
 from .loggers import build_loggers, names_of
+from .metrics_file import forget_rows_from, is_evaluated
 from .prefetch import prefetched
 from .printer import FileWriter, GroupedMetricPrinter
 from .speed import set_tf32
@@ -312,13 +312,12 @@ def load_weights(
     """
     init_checkpoint, output_dir = cfg.train.init_checkpoint, cfg.train.output_dir
     if resume:
-        resuming.explain_changes(checkpointer, trainer.facts, init_checkpoint)
-        checkpointer.resume_or_load("", resume=True)
+        resuming.resume(checkpointer, trainer.facts, init_checkpoint)
     elif init_checkpoint:
         checkpointer.load(init_checkpoint, checkpointables=[])
     start_iter = trainer.iter + 1 if resume else 0  # the saved iteration is a finished one
     if comm.is_main_process():
-        forget_metrics_from(os.path.join(output_dir, "metrics.json"), start_iter)
+        forget_rows_from(os.path.join(output_dir, "metrics.json"), start_iter)
     return start_iter
 
 
@@ -335,7 +334,7 @@ def is_complete(cfg: DictConfig, start_iter: int) -> bool:
         return False
     metrics_file = os.path.join(train.output_dir, "metrics.json")
     last = cfg.dataloader.get("evaluator") is None or start_iter > train.max_iter
-    if train.max_iter > 0 and not last and not resuming.is_evaluated(metrics_file, start_iter):
+    if train.max_iter > 0 and not last and not is_evaluated(metrics_file, start_iter):
         return False
     logger.warning(
         f"Nothing to do: {start_iter} of {train.max_iter} iterations are done. Raise "

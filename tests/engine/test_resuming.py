@@ -47,6 +47,64 @@ def evaluations(folder):
     return [row["iteration"] for row in rows if "bbox/AP" in row]
 
 
+def resume(folder, *overrides):
+    return main(arguments(folder, "train.max_iter=6", CONSTANT, *overrides, resume=True))
+
+
+# ---------------------------------------------------------------- files that are broken
+
+
+ABSENT = object()
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("trainer", ABSENT),  # weights alone, as of a model that is ready
+        ("trainer", None),
+        ("trainer.iteration", ABSENT),
+        ("trainer.iteration", "three"),
+        ("trainer.hooks", None),
+        ("trainer.optimizer", ABSENT),
+        ("trainer.optimizer", {}),
+        ("trainer.optimizer.state", 5),
+        ("trainer.parameters", 5),
+        ("ema", {}),
+    ],
+)
+def test_a_checkpoint_without_the_state_of_a_run_is_not_resumed(copied, key, value):
+    path = copied / "model_final.pth"
+    content = {**load(path), "ema": load(path)["model"]}
+    *folders, last = key.split(".")
+    part = content
+    for folder in folders:
+        part = part[folder]
+    part[last] = value
+    if value is ABSENT:
+        del part[last]
+    torch.save(content, path)
+    before = files(copied)
+    with pytest.raises(ValueError, match=r"model_final\.pth holds no state of a run.*init_check"):
+        resume(copied, *EMA)
+    assert {name: data for name, data in files(copied).items() if name.endswith(".pth")} == {
+        name: data for name, data in before.items() if name.endswith(".pth")
+    }
+
+
+def test_a_checkpoint_without_weights_is_of_another_model(copied):
+    path = copied / "model_final.pth"
+    torch.save({**load(path), "model": None}, path)
+    with pytest.raises(UnfittingCheckpointError, match=r"model_final\.pth"):
+        resume(copied)
+
+
+@pytest.mark.parametrize("content", [b"\0" * 20, b"\xff\xfem", b"", b"/"])
+def test_a_broken_last_checkpoint_is_named(copied, content):
+    (copied / "last_checkpoint").write_bytes(content)
+    with pytest.raises(ValueError, match="last_checkpoint is broken: it must hold the name"):
+        resume(copied)
+
+
 # ---------------------------------------------------------------- folders of other runs
 
 
