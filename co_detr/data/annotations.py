@@ -345,7 +345,7 @@ class _Reading:
         """The box, the crowd flag, the mask and the area of an annotation."""
         where = _named(number, annotation)
         box = annotation.get("bbox")
-        if not _is_box(box):
+        if not is_box(box):
             numbers = [number_in(value) for value in box] if isinstance(box, list) else []
             if len(numbers) != 4 or None in numbers:
                 self.refuse(
@@ -440,7 +440,8 @@ def _named(number: int, annotation: dict) -> str:
     return f"annotation {annotation.get('id', f'number {number}')}"
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether a value is a list of four finite numbers."""
     return (
         isinstance(box, list)
         and len(box) == 4

@@ -10,6 +10,7 @@ themselves. The file needs no others: it can be sent, opened anywhere, and print
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from co_detr.arguments import at_least_one, user_path
@@ -17,14 +18,10 @@ from co_detr.arguments import at_least_one, user_path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Files to read and to write, and how to count."""
-    file = {"type": user_path, "metavar": "FILE"}
-    parser.add_argument(
-        "--predictions", required=True, help="a JSON list of results, as evaluation writes", **file
-    )
-    parser.add_argument("--annotations", required=True, help="COCO- or LVIS-format JSON", **file)
-    parser.add_argument(
-        "--output", default=Path("report.html"), help="default: %(default)s", **file
-    )
+    add_file = partial(parser.add_argument, type=user_path, metavar="FILE")
+    add_file("--predictions", required=True, help="a JSON list of results, as evaluation writes")
+    add_file("--annotations", required=True, help="COCO- or LVIS-format JSON")
+    add_file("--output", default=Path("report.html"), help="default: %(default)s")
     parser.add_argument(
         "--images", type=user_path, metavar="FOLDER", help="of the pictures, to show the worst"
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 import hotcoco
 
-from co_detr.data.annotations import read_annotations
+from co_detr.data.annotations import is_box, read_annotations
+from co_detr.data.values import is_finite
 from co_detr.evaluation.lvis_api import LVIS, LVISResults
 
 # the key from which the area of a detection must not be taken
@@ -95,12 +96,15 @@ def read_problem(
         | {"category_id": classes[result["category_id"]]}
         for result in read_results(predictions, numbers, classes, iou_type)
     ]
-    if rules == "lvis":
-        limited = LVISResults(LVIS(content), results, MAX_DETECTIONS["lvis"])
-        truth, found = limited.truth, limited.detections
-    else:
-        truth = hotcoco.COCO(content)
-        found = truth.load_res(results)
+    try:
+        if rules == "lvis":
+            limited = LVISResults(LVIS(content), results, MAX_DETECTIONS["lvis"])
+            truth, found = limited.truth, limited.detections
+        else:
+            truth = hotcoco.COCO(content)
+            found = truth.load_res(results)
+    except ValueError as error:
+        raise ValueError(f"{predictions} does not fit {annotations}: {error}") from error
     return Problem(
         truth=truth,
         found=found,
@@ -127,8 +131,8 @@ def read_results(path: Path, images: dict, categories: dict, iou_type: str) -> l
     if not path.is_file():
         raise FileNotFoundError(f"no predictions at {path}")
     try:
-        results = json.loads(path.read_text())
-    except ValueError as error:
+        results = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     what = "segmentation" if iou_type == "segm" else "bbox"
     needed = ("image_id", "category_id", "score", what)
@@ -141,9 +145,20 @@ def read_results(path: Path, images: dict, categories: dict, iou_type: str) -> l
         if missing := [key for key in needed if key not in result]:
             raise ValueError(f"{path}: result number {number} has no {missing[0]}")
         for key, known in (("image_id", images), ("category_id", categories)):
-            if result[key] not in known:
+            if not isinstance(result[key], int | str) or result[key] not in known:
                 raise ValueError(
                     f"{path}: result number {number} has {key} {result[key]!r}, which the "
                     "annotations do not have: are they those of the same data set?"
                 )
+        score = result["score"]
+        if not isinstance(score, int | float) or not is_finite(score):
+            raise ValueError(
+                f"{path}: result number {number} has the score {score!r:.80}, which must be a "
+                "finite number"
+            )
+        if what == "bbox" and not is_box(result["bbox"]):
+            raise ValueError(
+                f"{path}: result number {number} has the bbox {result['bbox']!r:.80}, which must "
+                "be four finite numbers x, y, width, height in pixels"
+            )
     return [{key: result[key] for key in needed} for result in results]

@@ -71,6 +71,7 @@ def by_class(problem: Problem, run: hotcoco.COCOeval) -> dict[int, Row]:
 def curves(run: hotcoco.COCOeval) -> tuple[np.ndarray, np.ndarray]:
     """Precision at recall 0, 0.01, ..., 1 as (IoU thresholds, recalls), a mean over classes, and
     as (classes, recalls) at IoU 0.5; NaN where there is nothing to find."""
+    assert run.eval is not None  # it is accumulated
     precision = _defined(run.eval["precision"][:, :, :, 0, -1])
     return _mean(precision, axis=2), precision[0].T
 

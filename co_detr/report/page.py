@@ -52,7 +52,8 @@ def render(
     calibration = run.calibration()
     by_iou, by_class = measures.curves(run)
     confusion_plot, classes_shown = plots.confusion(matrix, names)
-    worst, unreadable = [], []
+    worst: list[pictures.Picture] = []
+    unreadable: list[str] = []
     if images is not None:
         kept_diagnosis = kept.image_diagnostics()
         worst, unreadable = pictures.worst(
@@ -95,7 +96,9 @@ def render(
         summary=summary,
         headline=[key for key in ("AP", "AP50", "AP75", *_last_recall(summary)) if key in summary],
         sizes=measures.by_size(problem, run),
-        classes=[(rows[i], chosen[i], FREQUENCIES.get(problem.frequencies.get(i))) for i in rows],
+        classes=[
+            (rows[i], chosen[i], FREQUENCIES.get(problem.frequencies.get(i, ""))) for i in rows
+        ],
         precision=precision,
         pr_plots=plots.precision_recall(by_iou, by_class, names),
         confusion_plot=confusion_plot,

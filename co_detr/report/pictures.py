@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import supervision
@@ -72,7 +73,8 @@ def worst(
         kinds[image_id] = [kind for _, _, kind in found_there]
     errors = {i: len(k) - k.count("right") for i, k in kinds.items()}
     order = sorted((i for i in errors if errors[i]), key=lambda i: (-errors[i], -surest[i], i))
-    pictures, unreadable = [], []
+    pictures: list[Picture] = []
+    unreadable: list[str] = []
     for image_id in order:
         if len(pictures) == most:
             break
@@ -106,7 +108,8 @@ def draw(pixels: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
     """Boxes with texts on a picture (H, W, 3) uint8 RGB, scaled to `LONGER_SIDE`."""
     factor = LONGER_SIDE / max(pixels.shape[:2])
     height, width = (max(1, round(side * factor)) for side in pixels.shape[:2])
-    canvas = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.BICUBIC)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    canvas = picture.resize((width, height), Image.Resampling.BICUBIC)
     scene = np.ascontiguousarray(np.asarray(canvas)[:, :, ::-1])  # supervision draws in BGR
     if not marks:
         return scene[:, :, ::-1]
@@ -129,7 +132,8 @@ def draw(pixels: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
             color_lookup=lookup,
             smart_position=True,
         )
-        scene = texts.annotate(scene, found[index : index + 1], labels=[text])
+        alone = cast(supervision.Detections, found[index : index + 1])
+        scene = texts.annotate(scene, alone, labels=[text])
     return scene[:, :, ::-1]
 
 
@@ -144,7 +148,9 @@ def _crop(suspect: Suspect, problem: Problem, folder: Path) -> str | None:
     left, top = x + w / 2 - side / 2, y + h / 2 - side / 2
     window = (left, top, left + side, top + side)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    part = picture.transform((CROP_SIDE, CROP_SIDE), Image.EXTENT, window, Image.BICUBIC)
+    part = picture.transform(
+        (CROP_SIDE, CROP_SIDE), Image.Transform.EXTENT, window, Image.Resampling.BICUBIC
+    )
     factor = CROP_SIDE / side
     box = np.array([[x - left, y - top, x - left + w, y - top + h]]) * factor
     colour = supervision.Color.from_hex(COLOURS["missed" if suspect.found is None else "wrong"])

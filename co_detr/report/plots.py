@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 RECALLS = np.linspace(0, 1, 101)
 MOST_COLOURS = 10  # lines that can be told apart
 MOST_CLASSES = 20  # of a matrix that can be read
-STYLE = {
+STYLE: dict[Any, Any] = {  # the type of keys changed with matplotlib 3.11
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # what sizes are reckoned by
     "font.size": 9,

@@ -299,6 +299,12 @@ def test_pictures_that_are_not_there_are_named(files, tmp_path):
         ([{"image_id": 1, "category_id": 7, "bbox": [0, 0, 1, 1]}], "number 0 has no score"),
         (detections(((9, 7, [0, 0, 1, 1]), 1)), "image_id 9, which the annotations do not have"),
         (detections(((1, 9, [0, 0, 1, 1]), 1)), "category_id 9, which"),
+        (detections((([1], 7, [0, 0, 1, 1]), 1)), "image_id [1], which"),
+        (detections(((1, 7, [0, 0, 1]), 1)), "the bbox [0, 0, 1], which must be four"),
+        (detections(((1, 7, None), 1)), "the bbox None, which must be four"),
+        (detections(((1, 7, [0, 0, 1, math.inf]), 1)), "inf], which must be four finite numbers"),
+        (detections(((1, 7, [0, 0, 1, 1]), math.nan)), "the score nan, which must be a finite"),
+        (detections(((1, 7, [0, 0, 1, 1]), "1")), "the score '1', which must be a finite number"),
     ],
 )
 def test_predictions_that_do_not_fit(predictions, message, files, capsys):
@@ -312,6 +318,18 @@ def test_masks_that_are_not_there_are_not_evaluated(files, capsys):
     with pytest.raises(SystemExit):
         command.main([*files(content(), []), "--iou-type", "segm"])
     assert "has no masks to evaluate" in capsys.readouterr().err
+
+
+def test_masks_that_are_none_are_refused_by_the_name_of_their_file(files, capsys):
+    with_masks = content()
+    for annotation in with_masks["annotations"]:
+        annotation["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    result = {"image_id": 1, "category_id": 7, "score": 0.5, "segmentation": "none"}
+    words = files(with_masks, [result])
+    with pytest.raises(SystemExit):
+        command.main([*words, "--iou-type", "segm"])
+    predictions = words[words.index("--predictions") + 1]
+    assert f"{predictions} does not fit" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------- in a browser
