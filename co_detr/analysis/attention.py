@@ -3,9 +3,9 @@
 Letters: N images, S encoder tokens, M attention heads, Q queries, P sampling points.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,11 @@ Call = tuple[nn.Module, tuple[Any, ...]]
 def recorded_cross_attention(decoder: nn.Module) -> Iterator[list[Call]]:
     """Inside, every call of the cross-attention of a layer of the decoder joins the list."""
     calls: list[Call] = []
+    layers = cast(Iterable[nn.Module], decoder.layers)
+    attentions = [cast(nn.Module, layer.cross_attention) for layer in layers]
     hooks = [
-        layer.cross_attention.register_forward_pre_hook(lambda *call: calls.append(call))
-        for layer in decoder.layers
+        attention.register_forward_pre_hook(lambda *call: calls.append(call))
+        for attention in attentions
     ]
     try:
         yield calls

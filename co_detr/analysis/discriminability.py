@@ -120,7 +120,8 @@ def regions_of(image: ImageScores) -> tuple[Tensor, Tensor]:
     """The `regions` of an image, on the device of its scores."""
     device = image.encoder.device
     boxes = image.example["instances"].gt_boxes.tensor.to(device)
-    return regions(boxes, image.example["crowd_boxes"].to(device), tuple(image.encoder.shape))
+    height, width = image.encoder.shape
+    return regions(boxes, image.example["crowd_boxes"].to(device), (height, width))
 
 
 def iof_iob(images: Iterable[ImageScores]) -> tuple[Curve, Curve | None]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.base_detector import Detector
 
 from .grad_cam import to_distribution
 from .head_maps import head_maps, prepare_heads
@@ -63,7 +63,7 @@ def model_distances(matrix: Tensor) -> Tensor:
 
 
 def distances_of_heads(
-    model: CoDETR, batches: Iterable[Sequence[dict]], epsilon: float = 0.01
+    model: Detector, batches: Iterable[Sequence[dict]], epsilon: float = 0.01
 ) -> Tensor:
     """Compare all heads of a model, image by image.
 

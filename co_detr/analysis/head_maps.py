@@ -7,11 +7,14 @@ images, S encoder tokens, C channels, n heads, cells of the encoder's finest lev
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 
+from co_detr.modeling.aux_heads.base import AuxHead
+from co_detr.modeling.base_detector import Detector
 from co_detr.modeling.detector import CoDETR
 from co_detr.modeling.transformer.encoder import EncoderMemory
 from co_detr.ops.soft_nms import Suppression
@@ -20,34 +23,35 @@ from .grad_cam import evidence, image_map
 from .passes import Size, decode, encode
 
 DETR_HEAD = "DETR"
+_SUPPRESSION, _THRESHOLD = "suppression", "score_threshold"  # attributes of modules
 
 
-def head_names(model: CoDETR) -> list[str]:
+def head_names(model: Detector) -> list[str]:
     """The DETR head, and the auxiliary heads by their names in the config."""
     return [DETR_HEAD, *model.aux_heads]
 
 
-def prepare_heads(model: CoDETR) -> None:
+def prepare_heads(model: nn.Module) -> None:
     """Prepare a model for `head_maps`, for good.
 
     All heads report their best detections, whatever the scores, and these carry gradient: score
     thresholds differ from head to head, for reasons of evaluation.
     """
     for module in model.eval().requires_grad_(False).modules():
-        if getattr(module, "suppression", None) is not None:
-            module.suppression = OriginalScores(module.suppression)
-        if hasattr(module, "score_threshold"):
-            module.score_threshold = 0.0
+        suppression = getattr(module, _SUPPRESSION, None)
+        if suppression is not None:
+            setattr(module, _SUPPRESSION, OriginalScores(suppression))
+        if hasattr(module, _THRESHOLD):
+            setattr(module, _THRESHOLD, 0.0)
 
 
 @contextmanager
-def prepared_heads(model: CoDETR) -> Iterator[None]:
+def prepared_heads(model: nn.Module) -> Iterator[None]:
     """`prepare_heads` for a while: afterwards the heads detect as they did before."""
-    changed = ("suppression", "score_threshold")
     before = [
         (module, name, getattr(module, name))
         for module in model.modules()
-        for name in changed
+        for name in (_SUPPRESSION, _THRESHOLD)
         if hasattr(module, name)
     ]
     try:
@@ -121,7 +125,8 @@ def head_gradients(
     memory = replace(memory, tokens=tokens)
     for head in heads:
         detections = detections_of(model, head, memory, sizes)
-        total = sum(evidence(found.scores[:limit]) for found in detections)
+        # there are images, so not the number 0
+        total = cast(Tensor, sum(evidence(found.scores[:limit]) for found in detections))
         yield torch.autograd.grad(total, tokens)[0]
 
 
@@ -130,6 +135,8 @@ def detections_of(
 ) -> list[Instances]:
     """What a head, named as by `head_names`, detects in each image."""
     if head != DETR_HEAD:
-        return model.aux_heads[head].inference(model.pyramid(memory), sizes)
+        assert model.pyramid is not None  # there are heads
+        auxiliary = cast(AuxHead, model.aux_heads[head])
+        return auxiliary.inference(model.pyramid(memory), list(sizes))
     _, predicted = decode(model, memory)
     return model.postprocess(predicted.logits[-1], predicted.boxes[-1], sizes)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from co_detr.checkpoint.loading import load_for_inference
 from co_detr.modeling.assignment import GroundTruth
-from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.base_detector import Detector
 
 from .passes import decode, encode, has_decoder, match, objects_of
 
@@ -73,7 +73,7 @@ def largest_instability(batches: Iterable[Sequence[dict]]) -> float:
 
 
 @torch.no_grad()
-def match_by_identity(model: CoDETR, examples: list[dict]) -> Tensor:
+def match_by_identity(model: Detector, examples: list[dict]) -> Tensor:
     """Match what a model predicts in its last decoder layer to the objects of a batch.
 
     Args:
@@ -154,7 +154,7 @@ def checkpoints_of_run(folder: Path, every: int = 1) -> dict[int, Path]:
 
 
 def matchings_of_run(
-    model: CoDETR, checkpoints: Mapping[int, Path], batches: Sequence[list[dict]]
+    model: Detector, checkpoints: Mapping[int, Path], batches: Sequence[list[dict]]
 ) -> Iterator[tuple[int, list[Tensor]]]:
     """Match the same batches with the weights of each checkpoint.
 

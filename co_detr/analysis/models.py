@@ -13,7 +13,7 @@ from co_detr.arguments import config_path, load_config, user_path
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from co_detr.modeling.detector import CoDETR
+    from co_detr.modeling.base_detector import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class LoadedModel:
 
     label: str
     cfg: "DictConfig"
-    model: "CoDETR"
+    model: "Detector"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +129,7 @@ def load_model(files: ModelFiles, overrides: Sequence[str] = ()) -> LoadedModel:
         overrides: changes of its config, as key=value.
 
     Raises:
+        TypeError: the model is neither a CoDETR nor an EncoderDetector.
         UnfittingCheckpointError: the weights are those of another model.
     """
     import torch
@@ -136,6 +137,7 @@ def load_model(files: ModelFiles, overrides: Sequence[str] = ()) -> LoadedModel:
     from co_detr.checkpoint.class_names import classes_of_config
     from co_detr.checkpoint.loading import load_for_inference
     from co_detr.engine.build import build_model
+    from co_detr.modeling.base_detector import Detector
 
     cfg, warnings = load_config(files.config_file, overrides)
     for warning in warnings:
@@ -144,6 +146,11 @@ def load_model(files: ModelFiles, overrides: Sequence[str] = ()) -> LoadedModel:
         logger.warning("no CUDA device: running on the CPU")
         cfg.train.device = "cpu"
     model = build_model(cfg, weights_follow=True)
+    if not isinstance(model, Detector):
+        raise TypeError(
+            f"the model of {files.config_file} is a {type(model).__name__}: figures take a CoDETR "
+            "or an EncoderDetector"
+        )
     names = classes_of_config(cfg, "test")
     load_for_inference(model, files.weights, files.config_file, names)
     return LoadedModel(files.label, cfg, model.eval())

@@ -4,11 +4,14 @@ Letters: N images, Q queries, L layers, S encoder tokens.
 """
 
 from collections.abc import Sequence
+from typing import TypeGuard, cast
 
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 
 from co_detr.modeling.assignment import GroundTruth, MatchingProblem
+from co_detr.modeling.base_detector import Detector
+from co_detr.modeling.criterion import SetCriterion
 from co_detr.modeling.detector import CoDETR
 from co_detr.modeling.queries.group import QueryGroup
 from co_detr.modeling.transformer.decoder import Predictions
@@ -17,12 +20,12 @@ from co_detr.modeling.transformer.encoder import EncoderMemory
 Size = tuple[int, int]
 
 
-def encode(model: CoDETR, examples: Sequence[dict]) -> tuple[EncoderMemory, list[Size]]:
+def encode(model: Detector, examples: Sequence[dict]) -> tuple[EncoderMemory, list[Size]]:
     """The encoder's output for a batch, and what counts as each image's (height, width)."""
     return model.encode(list(examples))
 
 
-def has_decoder(model: CoDETR) -> bool:
+def has_decoder(model: nn.Module) -> TypeGuard[CoDETR]:
     """False for heads on the encoder alone."""
     return getattr(model, "decoder", None) is not None
 
@@ -40,11 +43,12 @@ def match(model: CoDETR, predictions: Predictions, ground_truth: GroundTruth) ->
     Objects are numbered through the batch, image after image; -1 for queries without one.
     """
     problem = MatchingProblem(predictions.logits, predictions.boxes)
-    return model.criterion.matcher({"matching": problem}, ground_truth)["matching"]
+    matcher = cast(SetCriterion, model.criterion).matcher
+    return matcher({"matching": problem}, ground_truth)["matching"]
 
 
 def assigned_samples(
-    model: CoDETR, memory: EncoderMemory, sizes: Sequence[Size], objects: Sequence[Instances]
+    model: Detector, memory: EncoderMemory, sizes: Sequence[Size], objects: Sequence[Instances]
 ) -> dict[str, list[Instances]]:
     """What each auxiliary head labels in each image, as in training: `AuxOutput.samples` by head.
 
@@ -59,7 +63,7 @@ def assigned_samples(
     return {head: output.samples for head, output in aux.items()}
 
 
-def objects_of(model: CoDETR, examples: Sequence[dict]) -> list[Instances]:
+def objects_of(model: Detector, examples: Sequence[dict]) -> list[Instances]:
     """The objects of a batch of `examples.annotated_loader`, on the device of the model."""
     return model.instances_of(list(examples))
 

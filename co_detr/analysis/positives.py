@@ -8,7 +8,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.base_detector import Detector
 
 from .passes import assigned_samples, encode, objects_of
 
@@ -50,7 +50,7 @@ def is_positive(labels: Tensor, num_classes: int) -> Tensor:
 
 
 @torch.no_grad()
-def count_positives(model: CoDETR, batches: Iterable[Sequence[dict]]) -> PositiveCounts:
+def count_positives(model: Detector, batches: Iterable[Sequence[dict]]) -> PositiveCounts:
     """Let the auxiliary heads of a model assign labels on a data set, and count their positives.
 
     Raises:

@@ -16,10 +16,10 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from co_detr.modeling.assignment import GroundTruth
-from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.base_detector import Detector
 from co_detr.ops.boxes import to_normalized_cxcywh
 
-from .passes import assigned_samples, decode, encode, match, objects_of
+from .passes import assigned_samples, decode, encode, has_decoder, match, objects_of
 from .positives import is_positive
 
 
@@ -107,18 +107,21 @@ class Distances:
     def means(self) -> tuple[float, float]:
         """To the original positives, and to the original negatives; NaN where there were none."""
         both = (self.to_positives, self.to_negatives)
-        return tuple(torch.cat([torch.empty(0), *parts]).mean().item() for parts in both)
+        near, far = (torch.cat([torch.empty(0), *parts]).mean().item() for parts in both)
+        return near, far
 
 
 @torch.no_grad()
 def locate_queries(
-    model: CoDETR, batches: Iterable[Sequence[dict]]
+    model: Detector, batches: Iterable[Sequence[dict]]
 ) -> Iterator[tuple[dict, QueryPositions]]:
     """Run a model over a data set: examples, and where their queries are.
 
     Raises:
-        ValueError: as `assigned_samples`.
+        ValueError: the model has no decoder; or as `assigned_samples`.
     """
+    if not has_decoder(model):
+        raise ValueError("there are no queries in a model without a decoder: look at a CoDETR")
     for examples in batches:
         objects = objects_of(model, examples)
         memory, sizes = encode(model, examples)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from co_detr.modeling.assignment import GroundTruth
-from co_detr.modeling.base_detector import input_sizes
+from co_detr.modeling.base_detector import Detector, input_sizes
 from co_detr.modeling.detector import CoDETR
 from co_detr.modeling.transformer.encoder import EncoderMemory
 
@@ -53,7 +53,7 @@ def attention_scores(cells: Sequence[Tensor], padded: Size, size: Size) -> Tenso
     return total / total.max().clamp(min=torch.finfo(total.dtype).tiny)
 
 
-def valid_cells(shape: Size, padded: Size, size: Size) -> Size:
+def valid_cells(shape: Sequence[int], padded: Size, size: Size) -> Size:
     """How many (rows, columns) of a level's cells begin inside the image."""
     rows, columns = (-(-have * cells // whole) for have, cells, whole in zip(size, shape, padded))
     return rows, columns
@@ -88,17 +88,18 @@ class ImageScores:
 
 
 @torch.no_grad()
-def score_images(model: CoDETR, batches: Iterable[Sequence[dict]]) -> Iterator[ImageScores]:
+def score_images(model: Detector, batches: Iterable[Sequence[dict]]) -> Iterator[ImageScores]:
     """Run a model over a data set."""
     for examples in batches:
         memory, valid = encode(model, examples)
-        padded = tuple(model.preprocess(list(examples))[0].shape[-2:])  # the memory does not tell
+        height, width = model.preprocess(list(examples))[0].shape[-2:]  # the memory does not tell
+        padded = height, width
         features = memory.maps()
         tokens = None
         if has_decoder(model):
             tokens = positive_attention(model, memory, examples, valid)
         # own sizes: to models without a padding mask, padding is valid, too
-        for number, (example, size) in enumerate(zip(examples, input_sizes(examples))):
+        for number, (example, size) in enumerate(zip(examples, input_sizes(list(examples)))):
             encoder = feature_scores([level[number] for level in features], padded, size)
             decoder = None
             if tokens is not None and len(example["instances"]):

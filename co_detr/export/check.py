@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -65,22 +66,26 @@ def expected_detections(
             the model's own choice.
 
     Raises:
-        ExportDiffersError: the model does not rank like that, and not because of equal scores.
+        ExportDiffersError: the model does not rank like that, and not because of equal scores, or
+            it has no proposals.
     """
     blank = {"image": torch.zeros(3, height, width, dtype=torch.uint8)}
-    ranks = nullcontext() if ranking is None else _ranked_as(model.proposals, ranking)
+    ranks = nullcontext() if ranking is None else _ranked_as(model, ranking)
     with WholeBatch([*inputs, blank]).use(), ranks:
         return [output["instances"].to("cpu") for output in model.eval()(inputs)]
 
 
 @contextmanager
-def _ranked_as(proposals: TwoStageProposals, ranking: Tensor) -> Iterator[None]:
-    """Inside, proposals are ranked as given, if that is right but for equal scores.
+def _ranked_as(model: nn.Module, ranking: Tensor) -> Iterator[None]:
+    """Inside, a model ranks its proposals as given, if that is right but for equal scores.
 
     Of hundreds of proposals among ten thousands some are always so close to the next that the order
     of additions decides. Queries that change places are other queries, as each has its own content,
     and all others see them.
     """
+    proposals = cast(TwoStageProposals | None, getattr(model, "proposals", None))
+    if proposals is None:
+        raise ExportDiffersError("the file ranks proposals, of which the model has none")
 
     def ranked(logits: Tensor, count: int) -> Tensor:
         index = ranking.to(logits.device)
@@ -98,11 +103,11 @@ def _ranked_as(proposals: TwoStageProposals, ranking: Tensor) -> Iterator[None]:
             )
         return index
 
-    proposals.ranked = ranked
+    vars(proposals)["ranked"] = ranked  # goes before the method
     try:
         yield
     finally:
-        del proposals.ranked
+        del vars(proposals)["ranked"]
 
 
 def compare(

@@ -7,6 +7,7 @@ instances = detector("photo.jpg", threshold=0.5)
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ class TorchModel(ExportedModel):
 
     @torch.no_grad()
     def run(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
-        device = self.graph.pixel_mean.device
+        device = cast(Tensor, self.graph.pixel_mean).device
         return [x.cpu() for x in self.graph(images.to(device), sizes.to(device))]
 
     def train(self, mode: bool = True) -> "TorchModel":
@@ -145,6 +146,8 @@ class ExportedDetector(Detector):
     input. Where that pads a picture further than the model alone would have, the detections differ
     a little from the model's, as they do in batches of mixed sizes.
     """
+
+    model: ExportedModel
 
     def __init__(self, model: ExportedModel, batch_size: int = 1):
         description = model.description

@@ -4,7 +4,7 @@ import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from PIL import Image
 from torch import nn
 
 from co_detr.inference.detector import Detector, to_array
+from co_detr.modeling.postprocess import TopKDetections
 from co_detr.ops.soft_nms import NMS, SoftNMS
 
 from .check import Difference, compare, expected_detections
 from .description import Description
 from .detectors import ExportedDetector, OnnxDetector, TorchDetector
 from .files import OPSET, require_extra, write_onnx, write_torch
-from .graph import DETECTIONS, DetectionGraph
+from .graph import DETECTIONS, DetectionGraph, exportable
 
 logger = logging.getLogger("co_detr.export")
 
@@ -110,9 +111,10 @@ def describe(detector: Detector, size: tuple[int, int]) -> Description:
     """What the file of a detector says of itself, with an input of (height, width).
 
     Raises:
-        ValueError: the model does not take that size.
+        TypeError: the model cannot be exported.
+        ValueError: it does not take that size.
     """
-    model = detector.model
+    model = exportable(detector.model)
     divisor = max(model.backbone.size_divisibility, 1)
     if any(side < 1 or side % divisor for side in size):
         raise ValueError(f"the sides of size={tuple(size)} have to be multiples of {divisor}")
@@ -121,22 +123,27 @@ def describe(detector: Detector, size: tuple[int, int]) -> Description:
             f"size={tuple(size)} is not the model's canvas: export it for {model.canvas} x "
             f"{model.canvas}, or set model.canvas"
         )
-    suppression = model.postprocess.suppression
+    postprocess = cast(TopKDetections, model.postprocess)
+    suppression = postprocess.suppression
     return Description(
         *size,
         categories=detector.categories,
         image_format=detector.image_format,
         min_size=detector.min_size,
         max_size=detector.max_size,
-        max_detections=model.postprocess.max_detections,
+        max_detections=postprocess.max_detections,
         soft_nms=asdict(suppression) if isinstance(suppression, SoftNMS) else None,
     )
 
 
 def default_size(detector: Detector, picture: Any) -> tuple[int, int]:
     """The square that holds all pictures as the model is tested on them; where that may be of any
-    size, (height, width) of a picture, rounded up to what the backbone divides."""
-    model = detector.model
+    size, (height, width) of a picture, rounded up to what the backbone divides.
+
+    Raises:
+        TypeError: the model cannot be exported.
+    """
+    model = exportable(detector.model)
     if model.canvas is not None:
         return model.canvas, model.canvas
     divisor = max(model.backbone.size_divisibility, 1)
@@ -151,6 +158,7 @@ def set_nms(model: nn.Module, nms: str) -> None:
     """Change how a model treats duplicates: "model" for no change, "none", or an IoU for NMS.
 
     Raises:
+        TypeError: the model cannot be exported.
         ValueError: it is none of these.
     """
     if nms == "model":
@@ -161,4 +169,5 @@ def set_nms(model: nn.Module, nms: str) -> None:
         threshold = -1.0
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f'--nms {nms} is neither "model", "none" nor an IoU between 0 and 1')
-    model.postprocess.suppression = None if threshold is None else NMS(threshold)
+    postprocess = cast(TopKDetections, exportable(model).postprocess)
+    postprocess.suppression = None if threshold is None else NMS(threshold)

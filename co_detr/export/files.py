@@ -49,6 +49,7 @@ def write_onnx(
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # with dynamo, there is one
     program.model.metadata_props[KEY] = description.to_json()
     program.save(path, external_data=False)
 

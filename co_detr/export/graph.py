@@ -3,18 +3,32 @@
 Letters: N images, Q queries, K detections per image.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
 from co_detr.modeling.base_detector import CANVAS_GRAY
 from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.postprocess import TopKDetections
 from co_detr.ops.boxes import to_absolute_xyxy
 from co_detr.ops.soft_nms import NMS, SoftNMS
 
 INPUTS = ("images", "sizes")
 DETECTIONS = ("boxes", "scores", "labels")
 RANKING = "proposals"
+
+
+def exportable(model: nn.Module) -> CoDETR:
+    """The model, which has to be of the kind that can be exported.
+
+    Raises:
+        TypeError: it is another.
+    """
+    if not isinstance(model, CoDETR):
+        raise TypeError(f"a {type(model).__name__} cannot be exported, only a CoDETR")
+    return model
 
 
 class DetectionGraph(nn.Module):
@@ -30,15 +44,15 @@ class DetectionGraph(nn.Module):
         TypeError, ValueError: the model is of another kind.
     """
 
-    def __init__(self, model: CoDETR):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        if not isinstance(model, CoDETR):
-            raise TypeError(f"a {type(model).__name__} cannot be exported, only a CoDETR")
+        model = exportable(model)
         if model.eval_branch != "matching":
             raise ValueError(
                 f'eval_branch={model.eval_branch!r}: only detections of "matching" are exported'
             )
-        suppression = model.postprocess.suppression
+        postprocess = cast(TopKDetections, model.postprocess)
+        suppression = postprocess.suppression
         if not isinstance(suppression, NMS | SoftNMS | None):
             raise ValueError(f"model.postprocess.suppression={suppression!r} cannot be exported")
         self.backbone, self.neck, self.encoder = model.backbone, model.neck, model.encoder
@@ -48,7 +62,7 @@ class DetectionGraph(nn.Module):
         self.pixel_mean, self.pixel_std = nn.Buffer(model.pixel_mean), nn.Buffer(model.pixel_std)
         self.mask_padding, self.canvas = model.mask_padding, model.canvas
         self.suppression = suppression
-        self.max_detections = model.postprocess.max_detections
+        self.max_detections = postprocess.max_detections
         self.outputs = DETECTIONS if self.proposals is None else (*DETECTIONS, RANKING)
         self.eval()
 

@@ -44,14 +44,16 @@ def heat_map(detector: Detector, image: np.ndarray, kind: str, branch: str) -> n
         everywhere.
     """
     model, example = detector.model, detector.input_of(image)
+    assert isinstance(model, base_detector.Detector)  # others have no map
     batch, (valid,) = model.preprocess([example])
     (size,) = base_detector.input_sizes([example])
     if kind == ENCODER:
         with torch.no_grad():
             memory, _ = encode(model, [example])
         levels = [level[0] for level in memory.maps()]
-        heat = feature_scores(levels, tuple(batch.shape[-2:]), size)
+        heat = feature_scores(levels, (batch.shape[-2], batch.shape[-1]), size)
     else:
+        assert has_decoder(model)  # else there is no such map
         head = DETR_HEAD if branch == "matching" else branch
         with prepared_heads(model):
             cells = head_maps(model, [example], [head])[0][0]

@@ -155,7 +155,8 @@ class Answers:
             path: of the upload.
             threshold, branch, heat: as for `Viewer.look`.
         """
-        nothing = None, [], gr.DownloadButton(value=None, interactive=False)
+        unsaved = gr.DownloadButton(value=None, interactive=False)
+        nothing: tuple[None, list, gr.DownloadButton] = None, [], unsaved
         if path is None:
             return WELCOME, *nothing
         try:

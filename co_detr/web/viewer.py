@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import cast
 
 import numpy as np
 from detectron2.structures import Instances
@@ -13,6 +14,8 @@ from co_detr.data import read_picture
 from co_detr.inference.detector import Detector
 from co_detr.inference.drawing import draw
 from co_detr.inference.writers import to_annotations, to_coco
+from co_detr.modeling.detector import CoDETR
+from co_detr.modeling.encoder_detector import EncoderDetector
 
 from .heat import heat_map, kinds_of, with_heat
 
@@ -117,7 +120,7 @@ class Viewer:
 
     def _detect(self, path: str, branch: str) -> Found:
         if branch:
-            self.detector.model.eval_branch = branch
+            cast(CoDETR | EncoderDetector, self.detector.model).eval_branch = branch
         start = time.perf_counter()
         (instances,) = self.detector.predict([self._read(path)], LEAST_SCORE)
         return Found(instances, time.perf_counter() - start)

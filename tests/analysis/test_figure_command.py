@@ -160,6 +160,12 @@ def test_a_model_without_heads_assigns_nothing(weights, overrides):
         count_positives(loaded.model, annotated_loader(loaded.cfg))
 
 
+def test_figures_are_of_our_models(weights):
+    files = ModelFiles("", DEFORMABLE, weights[DEFORMABLE])
+    with pytest.raises(TypeError, match=f"the model of {DEFORMABLE} is a Identity.*a CoDETR or"):
+        load_model(files, ["model._target_=torch.nn.Identity", "train.device=cpu"])
+
+
 def test_figures_go_by_name_and_by_number():
     (action,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert action.choices["figure3"] is action.choices["score-maps"]

@@ -6,7 +6,13 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.structures import Boxes, Instances
-from golden import co_deformable_detr_config, co_dino_config, dense_head, single_scale_config
+from golden import (
+    co_deformable_detr_config,
+    co_dino_config,
+    dense_head,
+    keep_encoder_heads,
+    single_scale_config,
+)
 from torch import nn
 
 from co_detr.analysis.head_distances import distances_of_heads
@@ -19,6 +25,7 @@ from co_detr.analysis.head_maps import (
 )
 from co_detr.analysis.instability import match_by_identity
 from co_detr.analysis.passes import encode
+from co_detr.analysis.query_positions import locate_queries
 from co_detr.modeling.aux_heads.atss import ATSSHead
 from co_detr.modeling.aux_heads.paa import PAAHead
 from co_detr.modeling.transformer.encoder import EncoderMemory
@@ -129,6 +136,14 @@ def test_without_a_decoder_there_is_neither_matching_nor_distance():
         match_by_identity(model, [])
     with pytest.raises(ValueError, match=r"has none\) and auxiliary heads \(it has 1\)"):
         distances_of_heads(model, [])
+
+
+def test_without_a_decoder_there_are_no_queries():
+    cfg = co_deformable_detr_config()
+    keep_encoder_heads(cfg, "atss")
+    batches = [with_boxes(images((64, 64)), [[0.0, 0, 32, 32]])]
+    with pytest.raises(ValueError, match="no queries in a model without a decoder"):
+        next(locate_queries(instantiate(cfg).eval(), batches))
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectors import MODELS, build
 from detectron2.structures import Boxes, Instances
 from export_fixtures import SIZE, tiny_model
 
@@ -121,3 +122,9 @@ def test_a_proposal_that_comes_twice_is_an_error(ranked, monkeypatch):
         run(torch.cat([index[:, :29], index[:, :1]], dim=1))
     with pytest.raises(ExportDiffersError, match="the file has 29 proposals.*the model has 30"):
         run(index[:, :29])
+
+
+def test_a_model_of_one_stage_follows_no_ranking():
+    inputs = [{"image": torch.zeros(3, *SIZE, dtype=torch.uint8)}]
+    with pytest.raises(ExportDiffersError, match="of which the model has none"):
+        expected_detections(build(MODELS["one-stage"]()), inputs, *SIZE, torch.zeros(1, 30).long())

@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from export_fixtures import SIZE, detector_of, tiny_model
+from golden import co_deformable_detr_config, keep_encoder_heads
 
 from co_detr.export import command, exporting
 from co_detr.inference import detector as detector_module
@@ -42,6 +44,14 @@ def test_says_what_differs_and_fails(export_command, tmp_path, caplog, capsys):
     assert export_command(model) == 1
     assert not list(tmp_path.iterdir())
     assert "x.onnx was not written: " in capsys.readouterr().out + caplog.text
+
+
+@pytest.mark.parametrize("nms", ["model", "none", "0.7"])
+def test_a_model_without_a_decoder_cannot_be_exported(export_command, nms):
+    cfg = co_deformable_detr_config()
+    keep_encoder_heads(cfg, "atss")
+    with pytest.raises(TypeError, match="EncoderDetector cannot be exported, only a CoDETR"):
+        export_command(instantiate(cfg), "--nms", nms)
 
 
 def test_a_tolerance_is_a_positive_number(export_command, capsys):

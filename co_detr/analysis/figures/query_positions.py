@@ -24,14 +24,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[Drawing]:
     from ..examples import annotated_loader, with_progress
-    from ..plots.query_positions import draw_distances, draw_positions
+    from ..plots.query_positions import ObjectQueries, draw_distances, draw_positions
     from ..query_positions import Distances, locate_queries
 
-    drawn, positions, distances = {}, [], []
+    drawn: dict[str, list[ObjectQueries]] = {}
+    positions: list[tuple[str, int, str, float, float]] = []
+    distances: list[tuple[str, str, float, float]] = []
     for files in args.models:
         loaded = load_model(files, args.opts)
         loader = annotated_loader(loaded.cfg, args.images, args.image_ids)
-        objects, of_heads = drawn.setdefault(files.label, []), {}
+        objects = drawn.setdefault(files.label, [])
+        of_heads: dict[str, Distances] = {}
         batches = with_progress(loader, files.label)
         for example, queries in locate_queries(loaded.model, batches):
             for head, customized in queries.customized.items():
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> list[Drawing]:
         raise ValueError("none of the images has an object: look at more with --images")
     several = len(args.models) > 1
     names = [f"{row[0]}\n{row[1]}" if several else row[1] for row in distances]
-    bars = draw_distances(names, *([row[column] for row in distances] for column in (2, 3)))
+    bars = draw_distances(names, [row[2] for row in distances], [row[3] for row in distances])
     return [
         Drawing("query_positions", draw_positions(drawn), POSITIONS, positions),
         Drawing("query_distances", bars, DISTANCES, distances),

@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> list[Drawing]:
     from ..plots.score_maps import ScoredPicture, draw_score_maps
     from ..score_maps import score_images
 
-    pictures, rows = {}, []
+    pictures: dict[int, ScoredPicture] = {}
+    rows = []
     for files in args.models:
         loaded = load_model(files, args.opts)
         if args.score == "decoder" and not has_decoder(loaded.model):

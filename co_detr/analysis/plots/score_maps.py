@@ -1,6 +1,6 @@
 """Score maps beside the pictures they belong to (Co-DETR, figure 3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ class ScoredPicture:
 
     picture: np.ndarray
     boxes: np.ndarray
-    scores: Mapping[str, np.ndarray]
+    scores: dict[str, np.ndarray]
 
 
 def draw_score_maps(pictures: Sequence[ScoredPicture]) -> Figure:
