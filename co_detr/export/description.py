@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import co_detr
+from co_detr.ops.soft_nms import SoftNMS
 
 KEY = "co_detr"
 """Under which the description is in an ONNX file's metadata, and in a `.pt2` file's extra files."""
@@ -38,6 +39,18 @@ class Description:
     soft_nms: dict[str, Any] | None = None
     version: str = co_detr.__version__
 
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "max_detections"):
+            _check_number(name, getattr(self, name), least=1)
+        for name in ("min_size", "max_size"):
+            _check_number(name, getattr(self, name), least=0)
+        if self.image_format not in ("RGB", "BGR"):
+            raise ValueError(f"image_format is {self.image_format!r}")
+        if not isinstance(self.categories, list) or not all(map(_is_category, self.categories)):
+            raise ValueError(f"categories are {self.categories!r:.80}")
+        if self.soft_nms is not None:
+            SoftNMS(**self.soft_nms)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -55,3 +68,12 @@ class Description:
                 f"{path} does not say what model it holds ({type(error).__name__}: {error}): it "
                 "has to be a file that `co-detr export` wrote"
             ) from error
+
+
+def _check_number(name: str, value: Any, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} is {value!r:.80}")
+
+
+def _is_category(value: Any) -> bool:
+    return isinstance(value, dict) and "id" in value and isinstance(value.get("name"), str)

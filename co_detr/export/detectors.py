@@ -6,7 +6,8 @@ instances = detector("photo.jpg", threshold=0.5)
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from co_detr.checkpoint.formats import first_line
 from co_detr.data import ResizeShortestEdge
 from co_detr.inference.detector import Detector, Picture, to_array
 from co_detr.modeling.base_detector import rescale
@@ -100,7 +102,8 @@ class OnnxModel(ExportedModel):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         providers = providers or onnxruntime.get_available_providers()
-        session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+        with naming_broken_file(path):
+            session = onnxruntime.InferenceSession(path, options, providers=list(providers))
         metadata = session.get_modelmeta().custom_metadata_map
         super().__init__(Description.from_metadata(metadata, path))
         self.session, self.path = session, path
@@ -125,7 +128,8 @@ class TorchModel(ExportedModel):
     def __init__(self, path: str | os.PathLike):
         path = _existing(path)
         metadata = {KEY: ""}
-        program = torch.export.load(path, extra_files=metadata)
+        with naming_broken_file(path):
+            program = torch.export.load(path, extra_files=metadata)
         super().__init__(Description.from_metadata(metadata, path))
         self.graph, self.path = program.module(), path
 
@@ -207,6 +211,20 @@ def fitting_resize(description: Description, height: int, width: int) -> ResizeS
     scale = min(description.height / height, description.width / width)
     longest = max(int(max(height, width) * scale + 1e-6), 1)
     return ResizeShortestEdge([longest] * 2, longest)
+
+
+@contextmanager
+def naming_broken_file(path: str) -> Iterator[None]:
+    """Inside, whatever a broken file makes its reader raise becomes a ValueError that names it."""
+    try:
+        yield
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {first_line(error)}): it has to be a "
+            "whole file that `co-detr export` wrote"
+        ) from error
 
 
 def _existing(path: str | os.PathLike) -> str:

@@ -1,5 +1,6 @@
 """Exported files, read back: what they find, what they hold, and when they are not written."""
 
+import json
 import shutil
 import sys
 
@@ -13,8 +14,8 @@ from PIL import Image
 
 from co_detr.export import exporting
 from co_detr.export.check import ExportDiffersError, compare, expected_detections
-from co_detr.export.description import Description
-from co_detr.export.detectors import OnnxDetector, fitting_resize
+from co_detr.export.description import KEY, Description
+from co_detr.export.detectors import OnnxDetector, TorchDetector, fitting_resize
 from co_detr.export.exporting import default_size, export, set_nms
 from co_detr.ops.soft_nms import NMS
 
@@ -111,6 +112,41 @@ def test_files_of_others_are_refused(tmp_path):
         OnnxDetector(path)
     with pytest.raises(FileNotFoundError, match="nowhere.onnx"):
         OnnxDetector(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize("kind", [OnnxDetector, TorchDetector])
+@pytest.mark.parametrize(
+    "content", [b"", b"no file of a model", bytes(999), b"<!DOCTYPE html>", b"PK\x03\x04cut"]
+)
+def test_broken_files_are_named(tmp_path, kind, content):
+    path = tmp_path / "broken.file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.file cannot be read .* `co-detr export` wrote"):
+        kind(path)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("height", 0),
+        ("width", "128"),
+        ("max_detections", None),
+        ("min_size", -1),
+        ("max_size", 1.5),
+        ("image_format", "L"),
+        ("categories", ["cat"]),
+        ("categories", [{"id": 1}]),
+        ("soft_nms", {"no_such": 1}),
+        ("no_such", 1),
+    ],
+)
+def test_a_description_that_is_none_is_refused(key, value):
+    described = {"height": 128, "width": 128, "categories": [{"id": 1, "name": "cat"}]}
+    good = {KEY: json.dumps(described)}
+    assert Description.from_metadata(good, "a.onnx").categories == described["categories"]
+    bad = {KEY: json.dumps({**described, key: value})}
+    with pytest.raises(ValueError, match=r"a\.onnx does not say what model it holds"):
+        Description.from_metadata(bad, "a.onnx")
 
 
 @pytest.mark.parametrize(
