@@ -54,6 +54,7 @@ from .loggers import build_loggers, names_of
 from .metrics_file import forget_rows_from, is_evaluated
 from .prefetch import prefetched
 from .printer import FileWriter, GroupedMetricPrinter
+from .settings import check_settings
 from .speed import set_tf32
 from .trainer import Trainer
 
@@ -158,6 +159,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
         needed |= {"optimizer", "lr_multiplier"}
     if missing := sorted(needed - set(cfg)):
         raise ValueError(f"{args.config_file} has no {', '.join(missing)}: define or import it")
+    check_settings(cfg)
     output_dir, rank = cfg.train.output_dir, comm.get_rank()
     resuming.check_output_dir(output_dir, resume=args.resume or args.eval_only)
     setup_logger(output_dir, distributed_rank=rank, name="co_detr")

@@ -1,0 +1,132 @@
+"""The types of a config's settings: a wrong one would end in an error that does not name it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, ConfigTypeError
+
+
+LARGEST = 2**31 - 1  # as a seed of NumPy's may be; nothing is counted up to more
+
+
+class Kind(NamedTuple):
+    """What a setting may be: in words, and as a test of its value, which is never None."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    may_be_null: bool = False
+
+
+def or_null(kind: Kind) -> Kind:
+    """The same, or null."""
+    return Kind(f"{kind.words}, or null", kind.fits, may_be_null=True)
+
+
+def whole(least: int = -LARGEST) -> Kind:
+    """A whole number, of at least `least`."""
+    words = "a whole number" if least == -LARGEST else f"a whole number of at least {least}"
+    return Kind(words, lambda v: type(v) is int and least <= v <= LARGEST)
+
+
+def number(least: float, most: float = math.inf) -> Kind:
+    """A finite number from `least` to `most`."""
+    words = f"a number from {least:g} on" if most == math.inf else f"a number {least:g} to {most:g}"
+    return Kind(
+        words,
+        lambda v: type(v) in (int, float) and math.isfinite(v) and least <= v <= most,
+    )
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and torch.device(value) is not None
+    except RuntimeError:
+        return False
+
+
+def _are_names(value: Any) -> bool:
+    names = [value] if isinstance(value, str) else value
+    return isinstance(names, list | ListConfig) and all(isinstance(name, str) for name in names)
+
+
+SWITCH = Kind("True or False", lambda v: isinstance(v, bool) or (type(v) is int and v in (0, 1)))
+EXACT_SWITCH = Kind("True or False", lambda v: isinstance(v, bool))
+PERIOD = or_null(whole())  # 0 and less mean never
+TEXT = Kind("a text", lambda v: isinstance(v, str))
+PATH = Kind("the path of a folder", lambda v: isinstance(v, str) and bool(v.strip()))
+NAMES = Kind("a name or a list of names", _are_names)
+SOME_NAMES = Kind("a name or a list of names", lambda v: _are_names(v) and len(v) > 0)
+
+KINDS: Mapping[str, Kind] = {
+    "model.num_classes": whole(1),
+    "train.output_dir": PATH,
+    "train.init_checkpoint": or_null(TEXT),
+    "train.max_iter": whole(0),
+    "train.seed": or_null(whole()),
+    "train.device": Kind('a device of PyTorch, such as "cuda", "cuda:1" or "cpu"', _is_device),
+    "train.cudnn_benchmark": SWITCH,
+    "train.amp.enabled": SWITCH,
+    "train.compile.enabled": SWITCH,
+    "train.channels_last": SWITCH,
+    "train.recompute_blocks": or_null(whole(0)),
+    "train.tf32": or_null(EXACT_SWITCH),
+    "train.clip_grad.enabled": SWITCH,
+    "train.clip_grad.params.max_norm": number(0),
+    "train.clip_grad.params.norm_type": number(0),
+    "train.ddp.broadcast_buffers": SWITCH,
+    "train.ddp.find_unused_parameters": SWITCH,
+    "train.ddp.fp16_compression": SWITCH,
+    "train.fsdp.enabled": SWITCH,
+    "train.fsdp.reshard_after_forward": SWITCH,
+    "train.ema.enabled": SWITCH,
+    "train.ema.decay": number(0, 1),
+    "train.ema.start": whole(),
+    "train.accumulate": whole(),
+    "train.reference_batch_size": or_null(number(-math.inf)),
+    "train.freeze": or_null(NAMES),
+    "train.loggers": or_null(NAMES),
+    "train.log_period": PERIOD,
+    "train.eval_period": PERIOD,
+    "train.checkpointer.period": PERIOD,
+    "train.checkpointer.max_to_keep": or_null(whole()),
+    "train.best_checkpoint.enabled": SWITCH,
+    "train.best_checkpoint.metric": TEXT,
+    "train.early_stop.patience": or_null(whole()),
+    "dataloader.train.dataset.names": SOME_NAMES,
+    "dataloader.train.total_batch_size": or_null(whole()),
+    "dataloader.train.num_workers": whole(0),
+    "dataloader.train.seed": or_null(whole()),
+    "dataloader.test.dataset.names": SOME_NAMES,
+    "dataloader.test.batch_size": whole(1),
+    "dataloader.test.num_workers": whole(0),
+    "optimizer.lr": number(0),
+    "optimizer.weight_decay": number(0),
+}
+"""Settings that most configs have, and what they may be; ranges that others check are left open."""
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Check the settings that a config has; whole numbers that are written as floats, such as 1e4,
+    become whole ones in it.
+
+    Raises:
+        ValueError: one is not what it may be; names the setting, its value and what it may be.
+    """
+    for key, kind in KINDS.items():
+        section, _, name = key.rpartition(".")
+        try:
+            parent = OmegaConf.select(cfg, section)
+        except (ConfigKeyError, ConfigTypeError):
+            continue
+        if not isinstance(parent, DictConfig) or name not in parent:
+            continue
+        value = parent[name]
+        if isinstance(value, float) and value.is_integer() and not kind.fits(value):
+            if kind.fits(int(value)):
+                parent[name] = value = int(value)
+        if not (kind.may_be_null if value is None else kind.fits(value)):
+            shown = "null" if value is None else repr(value)
+            raise ValueError(f"{key}={shown:.80} must be {kind.words}")
