@@ -46,11 +46,16 @@ def read_names(path: str | Path) -> list[str]:
     file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise FileNotFoundError(f"no file of class names at {path} (looked for in {os.getcwd()})")
-    text = _decoded(file)
-    if file.suffix.lower() in (".yaml", ".yml") or text.lstrip()[:1] in ("{", "["):
-        names = _from_tree(_parsed(text, path))
-    else:
-        names = _from_lines(text)
+    try:
+        text = _decoded(file)
+        if file.suffix.lower() in (".yaml", ".yml") or text.lstrip()[:1] in ("{", "["):
+            names = _from_tree(yaml.safe_load(text.replace("\t", " ")))  # JSON is YAML
+        else:
+            names = _from_lines(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text ({error}): save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
     if not names:
         raise ValueError(
             f"{path} holds no class names: write one per line, or give a COCO-format json or a "
@@ -122,7 +127,7 @@ def categories_of_dataset(name: str) -> list[dict[str, Any]] | None:
                 ]
             categories = sorted(categories, key=lambda category: int(category["id"]))
             return [{"id": int(c["id"]), "name": str(c["name"])} for c in categories]
-        except (ValueError, KeyError, TypeError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             return None  # the check of the dataset says what is wrong
 
 
@@ -153,13 +158,6 @@ def _decoded(file: Path) -> str:
         return content.decode("latin1")
 
 
-def _parsed(text: str, path: str | Path) -> Any:
-    try:
-        return yaml.safe_load(text.replace("\t", " "))  # JSON is YAML
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is neither JSON nor YAML: {error}") from error
-
-
 def _from_tree(tree: Any) -> list[str]:
     """Names from parsed JSON or YAML; [] if there are none."""
     if isinstance(tree, dict):
@@ -180,8 +178,11 @@ def _from_tree(tree: Any) -> list[str]:
 
 
 def _from_categories(categories: Sequence[dict]) -> list[str]:
-    if all("id" in category for category in categories):
+    """Names in the order of the ids; in that of the file where these are no numbers."""
+    try:
         categories = sorted(categories, key=lambda category: int(category["id"]))
+    except (KeyError, OverflowError, TypeError, ValueError):
+        pass
     return [str(category["name"]) for category in categories]
 
 

@@ -8,7 +8,6 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError
 
-
 LARGEST = 2**31 - 1  # as a seed of NumPy's may be; nothing is counted up to more
 
 

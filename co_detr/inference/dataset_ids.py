@@ -27,7 +27,7 @@ class DatasetIds:
                 ({"id": c["id"], "name": c["name"]} for c in categories), key=lambda c: c["id"]
             )
             names = {_name_of(image): image["id"] for image in images}
-        except (ValueError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is no annotation file in COCO or LVIS format ({error!r}): it needs "
                 "`images` with id and file_name, and `categories` with id and name"

@@ -65,13 +65,25 @@ def test_digits_and_numbers_in_names_are_names(tmp_path):
         ('{"images": []}', "holds no class names"),
         ("{'a': [", "neither JSON nor YAML"),
         ("cat\ndog\nCat\n", "class names cat more than once"),
+        ("[" * 100_000, "neither JSON nor YAML"),
+        ("\N{BYTE ORDER MARK}cat\n".encode("utf-16-le")[:-1], "is no text .*: save it as UTF-8"),
     ],
 )
 def test_files_without_clear_names_are_refused(tmp_path, text, message):
-    (tmp_path / "names.txt").write_text(text)
+    (tmp_path / "names.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=message) as error:
         read_names(tmp_path / "names.txt")
     assert str(tmp_path / "names.txt") in str(error.value)
+
+
+@pytest.mark.parametrize("category_id", [None, "", "a", [1], float("inf")])
+def test_categories_without_numbers_stay_in_their_order(tmp_path, category_id):
+    categories = [{"id": 2, "name": "dog"}, {"id": 1, "name": "cat"}]
+    (tmp_path / "names.json").write_text(json.dumps({"categories": categories}))
+    assert read_names(tmp_path / "names.json") == ["cat", "dog"]
+    categories[1]["id"] = category_id
+    (tmp_path / "names.json").write_text(json.dumps({"categories": categories}))
+    assert read_names(tmp_path / "names.json") == ["dog", "cat"]
 
 
 def test_a_missing_file_is_named():
@@ -106,8 +118,9 @@ def test_classes_of_a_config_are_those_of_its_annotation_file(dataset):
     dataset.write_text(json.dumps({"categories": CATEGORIES}))
     assert classes_of_config(cfg) == ("person", "traffic light", "dog")
     assert classes_of_config(cfg, "test") is None
-    dataset.write_text("not json")  # the check of the dataset says so
-    assert classes_of_config(cfg) is None
+    for broken in ("not json", "[" * 100_000, "[]", '{"categories": ["cat"]}'):
+        dataset.write_text(broken)  # the check of the dataset says so
+        assert classes_of_config(cfg) is None
     MetadataCatalog.get("named_pictures").thing_classes = ["a", "b"]
     assert classes_of_config(cfg) == ("a", "b")
 

@@ -407,9 +407,10 @@ def test_categories_are_matched_by_their_names(tmp_path):
     for known, named in ((classes("dog", "cow"), True), (classes("class 0"), False)):
         with pytest.raises(ValueError, match="ids.json has the 2 categories cat, dog, the model"):
             ids.categories_of(known, named)
-    (tmp_path / "ids.json").write_text("[]")
-    with pytest.raises(ValueError, match="no annotation file"):
-        DatasetIds(tmp_path / "ids.json")
+    for text in ("[]", "[" * 100_000, '{"images": ["a.png"], "categories": []}', "{"):
+        (tmp_path / "ids.json").write_text(text)
+        with pytest.raises(ValueError, match=r"ids\.json is no annotation file"):
+            DatasetIds(tmp_path / "ids.json")
 
 
 def test_labels_stay_with_their_boxes_on_crowded_pictures(monkeypatch):
