@@ -30,9 +30,11 @@ def whole(least: int = -LARGEST) -> Kind:
     return Kind(words, lambda v: type(v) is int and least <= v <= LARGEST)
 
 
-def number(least: float, most: float = math.inf) -> Kind:
+def number(least: float = -math.inf, most: float = math.inf) -> Kind:
     """A finite number from `least` to `most`."""
-    words = f"a number from {least:g} on" if most == math.inf else f"a number {least:g} to {most:g}"
+    words = "a number"
+    if least > -math.inf:
+        words += f" from {least:g} on" if most == math.inf else f" from {least:g} to {most:g}"
     return Kind(
         words,
         lambda v: type(v) in (int, float) and math.isfinite(v) and least <= v <= most,
@@ -49,6 +51,14 @@ def _is_device(value: Any) -> bool:
 def _are_names(value: Any) -> bool:
     names = [value] if isinstance(value, str) else value
     return isinstance(names, list | ListConfig) and all(isinstance(name, str) for name in names)
+
+
+def _are_betas(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple | ListConfig)
+        and len(value) == 2
+        and all(type(beta) in (int, float) and 0 <= beta < 1 for beta in value)
+    )
 
 
 SWITCH = Kind("True or False", lambda v: isinstance(v, bool) or (type(v) is int and v in (0, 1)))
@@ -74,7 +84,9 @@ KINDS: Mapping[str, Kind] = {
     "train.tf32": or_null(EXACT_SWITCH),
     "train.clip_grad.enabled": SWITCH,
     "train.clip_grad.params.max_norm": number(0),
-    "train.clip_grad.params.norm_type": number(0),
+    "train.clip_grad.params.norm_type": Kind(
+        "a number above 0, or .inf", lambda v: type(v) in (int, float) and v > 0
+    ),
     "train.ddp.broadcast_buffers": SWITCH,
     "train.ddp.find_unused_parameters": SWITCH,
     "train.ddp.fp16_compression": SWITCH,
@@ -84,7 +96,7 @@ KINDS: Mapping[str, Kind] = {
     "train.ema.decay": number(0, 1),
     "train.ema.start": whole(),
     "train.accumulate": whole(),
-    "train.reference_batch_size": or_null(number(-math.inf)),
+    "train.reference_batch_size": or_null(number()),
     "train.freeze": or_null(NAMES),
     "train.loggers": or_null(NAMES),
     "train.log_period": PERIOD,
@@ -102,6 +114,7 @@ KINDS: Mapping[str, Kind] = {
     "dataloader.test.batch_size": whole(1),
     "dataloader.test.num_workers": whole(0),
     "optimizer.lr": number(0),
+    "optimizer.betas": Kind("a pair of numbers from 0 to below 1", _are_betas),
     "optimizer.weight_decay": number(0),
 }
 """Settings that most configs have, and what they may be; ranges that others check are left open."""

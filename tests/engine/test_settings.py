@@ -1,5 +1,7 @@
 """Settings of the wrong type are refused by their names."""
 
+import re
+
 import pytest
 from detectron2.config import LazyConfig
 from jobs import TOY, arguments
@@ -13,7 +15,7 @@ from co_detr.engine.settings import KINDS, check_settings
 DIGITS = "co_deformable_detr/co_deformable_detr_digits"
 SWITCHES = [key for key, kind in KINDS.items() if kind.words.startswith("True or False")]
 COUNTS = [key for key, kind in KINDS.items() if kind.words.startswith("a whole number")]
-NUMBERS = [key for key, kind in KINDS.items() if kind.words.startswith("a number")]
+NUMBERS = [key for key, kind in KINDS.items() if re.match("a number($| from|,)", kind.words)]
 NAMES = [key for key, kind in KINDS.items() if kind.words.startswith("a name or a list")]
 
 
@@ -99,7 +101,7 @@ def test_names(digits, key, value):
     [
         ("train.max_iter", -1, "a whole number of at least 0"),
         ("model.num_classes", 0, "a whole number of at least 1"),
-        ("train.ema.decay", 1.5, "a number 0 to 1"),
+        ("train.ema.decay", 1.5, "a number from 0 to 1"),
         ("optimizer.lr", -1e-4, "a number from 0 on"),
         ("train.device", "gpu", 'a device of PyTorch, such as "cuda"'),
         ("train.device", 0, "a device of PyTorch"),
@@ -107,12 +109,21 @@ def test_names(digits, key, value):
         ("train.output_dir", 5, "the path of a folder"),
         ("train.init_checkpoint", 5, "a text, or null"),
         ("train.tf32", 1, "True or False, or null"),
+        ("train.clip_grad.params.norm_type", 0, "a number above 0, or .inf"),
+        ("train.clip_grad.params.norm_type", "two", "a number above 0, or .inf"),
+        ("optimizer.betas", 0.9, "a pair of numbers"),
+        ("optimizer.betas", [0.9, 1], "a pair of numbers"),
+        ("optimizer.betas", ["0.9", 0.99], "a pair of numbers"),
         ("dataloader.train.dataset.names", [], "a name or a list of names"),
     ],
 )
 def test_values_out_of_range(digits, key, value, words):
-    with pytest.raises(ValueError, match=f"^{key}={value!r} must be {words}".replace("[", r"\[")):
+    with pytest.raises(ValueError, match="^" + re.escape(f"{key}={value!r} must be {words}")):
         checked(digits, key, value)
+
+
+def test_norms_of_gradients_may_be_the_largest_value(digits):
+    assert checked(digits, "train.clip_grad.params.norm_type", float("inf")) == float("inf")
 
 
 def test_a_config_may_lack_sections():
