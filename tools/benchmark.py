@@ -16,60 +16,48 @@ hits both. Inputs and weights are random; the shapes are those of real use.
 """
 
 import argparse
-import ctypes
-import gc
 import inspect
-import math
-import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from unittest import mock
 
 import co_detr  # isort: skip  # noqa: F401  (makes detectron2 importable)
 
 import torch
+from benchmarks.inputs import (
+    DIGITS_SHAPES,
+    R50_SHAPES,
+    attention_inputs,
+    forward,
+    forward_backward,
+    random_groups,
+    random_memory,
+)
+from benchmarks.measuring import HEADERS, Comparison, table_row, time_in_turns
+from benchmarks.models import (
+    DIGITS_CONFIG,
+    DIGITS_DINO_CONFIG,
+    DINO_CONFIG,
+    LVIS_CONFIG,
+    R50_CONFIG,
+    build_model,
+    train_step,
+    with_reference_attention,
+)
 from detectron2.config import instantiate
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
 from co_detr import model_zoo
 from co_detr.engine.host_syncs import HostSyncs
 from co_detr.modeling.losses import FocalLoss
-from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, QueryGroup
-from co_detr.modeling.transformer.encoder import EncoderMemory
+from co_detr.modeling.queries.group import QueryGroup
 from co_detr.ops.ms_deform_attn import ms_deform_attn, ms_deform_attn_reference
-from co_detr.ops.ms_deform_attn.choice import REFERENCE, VARIABLE
 from co_detr.profiling.inputs import random_batch
 
-# A repeat calls a side so often that it takes at least this long, in seconds.
-MIN_REPEAT_TIME = 0.05
-
-Shapes = list[tuple[int, int]]
-R50_SHAPES: Shapes = [(80, 80), (40, 40), (20, 20), (10, 10)]  # a 640x640 image
-DIGITS_SHAPES: Shapes = [(16, 16), (8, 8), (4, 4)]  # a 128x128 image
-R50_CONFIG = "common/models/co_deformable_detr_r50"
-DINO_CONFIG = "common/models/co_dino_r50"
-LVIS_CONFIG = "co_dino/co_dino_r50_5scale_lsj_12ep_lvis"
 LVIS_CLASSES = 1203
 ANCHORS_1024 = 87360  # one per cell of strides 4 to 128, a 1024x1024 image
-DIGITS_CONFIG = "co_deformable_detr/co_deformable_detr_digits"
-DIGITS_DINO_CONFIG = "co_dino/co_dino_digits"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One row of the table: two sides, each a name and a call without arguments."""
-
-    what: str
-    first: tuple[str, Callable[[], object]]
-    second: tuple[str, Callable[[], object]]
-    memory: bool = False  # measure the peak of memory, too
-
 
 Benchmark = Callable[[torch.device], Iterator[Comparison]]
 BENCHMARKS: dict[str, Benchmark] = {}
@@ -107,42 +95,6 @@ def compare_deformable_attention(device: torch.device) -> Iterator[Comparison]:
             )
 
 
-def attention_inputs(
-    shapes: Shapes, heads: int, channels: int, N: int, Q: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, locations a few cells around the reference points, and weights, for 4 points.
-
-    Reference points are the cells (Q = None, as in the encoder), or random.
-    """
-    size = torch.tensor([(w, h) for h, w in shapes])
-    tokens = int(size.prod(dim=1).sum())
-    if Q is None:
-        cells = [torch.cartesian_prod(torch.arange(h), torch.arange(w)).flip(1) for h, w in shapes]
-        reference = torch.cat([(cell + 0.5) / wh for cell, wh in zip(cells, size)])
-    else:
-        reference = torch.rand(Q, 2)
-    samples = (N, len(reference), heads, len(shapes), 4)
-    offsets = 3 * torch.randn(*samples, 2) / size[:, None]
-    weights = torch.rand(samples).flatten(-2).softmax(-1).view(samples)
-    values = torch.randn(N, tokens, heads, channels)
-    return values, reference[None, :, None, None, None] + offsets, weights
-
-
-def forward(operator, shapes, value, locations, weights) -> Callable[[], Tensor]:
-    return torch.no_grad()(lambda: operator(value, shapes, locations, weights))
-
-
-def forward_backward(operator, shapes, *inputs) -> Callable[[], object]:
-    value, locations, weights = (tensor.clone().requires_grad_() for tensor in inputs)
-    grad = value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3]).normal_()
-
-    def run():
-        output = operator(value, shapes, locations, weights)
-        return torch.autograd.grad(output, (value, locations, weights), grad)
-
-    return run
-
-
 @benchmark("decoder_pass")
 def compare_decoder_passes(device: torch.device) -> Iterator[Comparison]:
     """All query groups in one decoder pass against a pass for each (forward and backward)."""
@@ -167,44 +119,6 @@ def compare_decoder_passes(device: torch.device) -> Iterator[Comparison]:
             ("one pass", lambda run=run, groups=groups: run(groups)),
             ("separate passes", lambda run=run, groups=groups: run(*([g] for g in groups))),
         )
-
-
-def random_memory(shapes: Shapes, N: int, embed_dim: int, device: torch.device) -> EncoderMemory:
-    tokens = sum(h * w for h, w in shapes)
-    return EncoderMemory(
-        tokens=torch.randn(N, tokens, embed_dim, device=device, requires_grad=True),
-        padding=torch.zeros(N, tokens, dtype=torch.bool, device=device),
-        spatial_shapes=shapes,
-        valid_cells=torch.tensor([(w, h) for h, w in shapes], device=device).expand(N, -1, -1),
-    )
-
-
-def random_groups(
-    counts: tuple[int, ...], N: int, embed_dim: int, device: torch.device
-) -> list[QueryGroup]:
-    """A matching group and customized ones, a tenth of whose queries are padding."""
-    groups = []
-    for index, Q in enumerate(counts):
-        content, position = torch.randn(2, N, Q, embed_dim, device=device, requires_grad=True)
-        reference = torch.rand(N, Q, 4, device=device)
-        if index == 0:
-            groups.append(
-                QueryGroup("matching", content, reference, HungarianTargets(), position=position)
-            )
-            continue
-        classes = torch.zeros(N, Q, dtype=torch.int64, device=device)
-        valid = torch.arange(Q, device=device).expand(N, Q) < 0.9 * Q
-        groups.append(
-            QueryGroup(
-                name=f"customized/{index}",
-                content=content,
-                reference=reference,
-                targets=FixedTargets(classes, reference),
-                valid=valid,
-                position=position,
-            )
-        )
-    return groups
 
 
 @benchmark("training_step")
@@ -328,42 +242,6 @@ def compare_auxiliary_heads(device: torch.device) -> Iterator[Comparison]:
     return comparisons(device)
 
 
-def build_model(
-    config: str, device: torch.device, heads: tuple[str, ...] = ("rcnn", "atss")
-) -> nn.Module:
-    """A model with random weights and some of its auxiliary heads, in training mode."""
-    torch.manual_seed(0)
-    model = model_zoo.get_config(config).model
-    for name in ("rcnn", "atss"):
-        if name not in heads:
-            del model.aux_heads[name]
-    return instantiate(model).to(device).train()
-
-
-def train_step(model: nn.Module, batch: list[dict[str, object]]) -> Callable[[], None]:
-    """Losses, gradients, clipping and AdamW, with a learning rate too small to change much."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-7)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        sum(model(batch).values()).backward()
-        nn.utils.clip_grad_norm_(parameters, 0.1)
-        optimizer.step()
-
-    return step
-
-
-def with_reference_attention(function: Callable[[], object]) -> Callable[[], object]:
-    """The same call with the reference implementation of deformable attention."""
-
-    def run() -> object:
-        with mock.patch.dict(os.environ, {VARIABLE: REFERENCE}):
-            return function()
-
-    return run
-
-
 COUNTED = "syncs"
 COUNTED_HELP = "How often a training step waits for the device, and its operators."
 ON_GPU = "cuda"
@@ -402,82 +280,6 @@ def count_syncs(device: torch.device) -> str:
             rows.append([name, N, syncs.total, syncs.operations, what])
     headers = ["training step", "images", "waits", "operators", "for"]
     return tabulate(rows, headers, tablefmt="github")
-
-
-def time_in_turns(
-    comparison: Comparison,
-    repeats: int,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[list[float], list[float]]:
-    """Seconds per call of both sides, one number per repeat."""
-
-    def measure(function: Callable[[], object], calls: int = 1) -> float:
-        synchronize(device)
-        start = clock()
-        for _ in range(calls):
-            function()
-        synchronize(device)
-        return (clock() - start) / calls
-
-    sides = [comparison.first[1], comparison.second[1]]
-    warm_up = [measure(side) for side in sides]
-    calls = [
-        1 if taken > MIN_REPEAT_TIME else math.ceil(MIN_REPEAT_TIME / measure(side))
-        for side, taken in zip(sides, warm_up)
-    ]
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for side, count, taken in zip(sides, calls, times):
-            taken.append(measure(side, count))
-    return times
-
-
-def peak_memory(function: Callable[[], object], device: torch.device) -> float:
-    """What a call needs at most besides what is held before it, in MiB.
-
-    On a CPU it is read from Linux's account of the process; nan where there is none.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        function()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    except (OSError, AttributeError):
-        return math.nan
-    before = _kilobytes("VmRSS")
-    function()
-    return (_kilobytes("VmHWM") - before) / 2**10
-
-
-def _kilobytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
-SIDE = ["median ms", "min ms", "peak MiB"]
-HEADERS = ["", "A", *SIDE, "B", *SIDE, "B / A"]
-
-
-def table_row(
-    comparison: Comparison, first: list[float], second: list[float], device: torch.device
-) -> list[str]:
-    """Cells under `HEADERS`; the ratio is that of the median times."""
-    cells = [comparison.what]
-    for (name, call), times in ((comparison.first, first), (comparison.second, second)):
-        peak = f"{peak_memory(call, device):.0f}" if comparison.memory else ""
-        cells += [name, f"{1e3 * statistics.median(times):.2f}", f"{1e3 * min(times):.2f}", peak]
-    return [*cells, f"{statistics.median(second) / statistics.median(first):.2f}"]
 
 
 def main() -> None:
@@ -562,5 +364,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["benchmark"] = sys.modules["__main__"]  # those in benchmarks/ import it
     main()

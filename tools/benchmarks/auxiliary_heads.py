@@ -8,16 +8,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from benchmark import (
-    DIGITS_CONFIG,
-    DIGITS_SHAPES,
-    R50_CONFIG,
-    Comparison,
-    build_model,
-    random_groups,
-    random_memory,
-    train_step,
-)
+from benchmarks.inputs import DIGITS_SHAPES, random_groups, random_memory
+from benchmarks.measuring import Comparison
+from benchmarks.models import DIGITS_CONFIG, R50_CONFIG, build_model, train_step
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 

@@ -10,22 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from benchmark import (
-    DINO_CONFIG,
-    HEADERS,
-    Comparison,
-    Shapes,
-    attention_inputs,
-    build_model,
-    forward,
-    forward_backward,
-    random_batch,
-    synchronize,
-    table_row,
-    time_in_turns,
-    train_step,
-    with_reference_attention,
-)
+from benchmarks.inputs import Shapes, attention_inputs, forward, forward_backward
+from benchmarks.measuring import HEADERS, Comparison, synchronize, table_row, time_in_turns
+from benchmarks.models import DINO_CONFIG, build_model, train_step, with_reference_attention
 from tabulate import tabulate
 from torch import Tensor
 
@@ -35,6 +22,7 @@ from co_detr.ops.ms_deform_attn import (
     ms_deform_attn_reference,
 )
 from co_detr.ops.ms_deform_attn.reference import locations_and_weights
+from co_detr.profiling.inputs import random_batch
 
 FLUSHED_BYTES = 2**28  # several times the L2 cache of any GPU
 

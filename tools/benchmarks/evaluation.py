@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
-from benchmark import Comparison
+from benchmarks.measuring import Comparison
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark import DINO_CONFIG, R50_CONFIG
+from benchmarks.models import DINO_CONFIG, R50_CONFIG
 from detectron2.config import instantiate
 from tabulate import tabulate
 from torch import nn

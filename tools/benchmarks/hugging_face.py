@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 import transformers
-from benchmark import Comparison, random_batch, train_step
+from benchmarks.measuring import Comparison
+from benchmarks.models import train_step
 from detectron2.config import instantiate
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from co_detr.checkpoint.transformers import convert_transformers
 from co_detr.modeling.base_detector import padding_mask
 from co_detr.modeling.detector import CoDETR
 from co_detr.ops.boxes import to_normalized_cxcywh
+from co_detr.profiling.inputs import random_batch
 
 CONFIG = "co_deformable_detr/co_deformable_detr_r50_12ep_k0"
 

@@ -8,7 +8,8 @@ worker processes, steps, and logs, by the trainer that `tools/lazyconfig_train_n
 from collections.abc import Callable, Iterator
 
 import torch
-from benchmark import DIGITS_CONFIG, Comparison
+from benchmarks.measuring import Comparison
+from benchmarks.models import DIGITS_CONFIG
 from detectron2.utils.events import EventStorage
 
 from co_detr import model_zoo
