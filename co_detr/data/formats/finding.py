@@ -113,6 +113,7 @@ def _read_json(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
             found.append(file)
         elif label_studio.is_export(content):
             return "Label Studio JSON", label_studio.read_file(file, content)
+        content = None  # may be gigabytes
     # COCO's own folder has key points and captions beside its objects
     objects = {file for file in found if file.name.startswith("instances_")}
     folders = {file.parent for file in objects}
