@@ -8,6 +8,9 @@ from detectron2.structures import BoxMode
 
 from .values import is_finite
 
+MODES = tuple(BoxMode)
+TURNED = getattr(BoxMode, "XYWHA_ABS", None)  # the embedded detectron2 has no turned boxes
+
 
 def check_records(name: str, records: Any, class_names: Sequence[str] | None) -> None:
     """Check that records have the form that detectron2 defines, as far as all mappers rely on it.
@@ -56,12 +59,10 @@ def _fault_of(annotation: Any, class_names: Sequence[str] | None) -> str | None:
         counts = "from 0" if class_names is None else f"from 0 to {most - 1}"
         return f"with the category_id {label!r:.80}, which must be the number of a class, {counts}"
     mode = annotation.get("bbox_mode")
-    if not isinstance(mode, int) or mode not in tuple(BoxMode):
+    if not isinstance(mode, int) or mode not in MODES:
         return f"with the bbox_mode {mode!r:.80}, which must be one of detectron2's BoxMode"
     box = annotation.get("bbox")
-    count = (
-        5 if BoxMode(mode).name == "XYWHA_ABS" else 4
-    )  # the embedded detectron2 has no turned boxes
+    count = 5 if mode == TURNED else 4
     if not _are_numbers(box, count):
         return f"with the bbox {box!r:.80}, which must be {count} finite numbers"
     return None
