@@ -121,15 +121,20 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> "tuple[DictC
 
     Returns:
         The config, `~` replaced by the home folder in all of it, and warnings to be logged.
+
+    Raises:
+        ValueError: what is ours in it gets an argument that it has not, or of a wrong value.
     """
     from detectron2.config import LazyConfig
 
+    from co_detr.engine.argument_checks import check_arguments
     from co_detr.engine.overrides import apply_overrides
     from co_detr.paths import expand_home
 
     cfg = LazyConfig.load(config_path(config_file))
     warnings = apply_overrides(cfg, overrides)
     expand_home(cfg)
+    check_arguments(cfg)
     return cfg, warnings
 
 

@@ -24,6 +24,11 @@ def or_null(kind: Kind) -> Kind:
     return Kind(f"{kind.words}, or null", kind.fits, may_be_null=True)
 
 
+def one_of(*values: Any) -> Kind:
+    """One of some values."""
+    return Kind(f"one of {', '.join(map(repr, values))}", lambda v: v in values)
+
+
 def whole(least: int = -LARGEST) -> Kind:
     """A whole number, of at least `least`."""
     words = "a whole number" if least == -LARGEST else f"a whole number of at least {least}"
@@ -113,6 +118,8 @@ KINDS: Mapping[str, Kind] = {
     "dataloader.test.dataset.names": SOME_NAMES,
     "dataloader.test.batch_size": whole(1),
     "dataloader.test.num_workers": whole(0),
+    "lr_multiplier.warmup_length": number(0, 1),
+    "lr_multiplier.warmup_factor": number(0),
     "optimizer.lr": number(0),
     "optimizer.betas": Kind("a pair of numbers from 0 to below 1", _are_betas),
     "optimizer.weight_decay": number(0),
@@ -125,7 +132,8 @@ def check_settings(cfg: DictConfig) -> None:
     become whole ones in it.
 
     Raises:
-        ValueError: one is not what it may be; names the setting, its value and what it may be.
+        ValueError: one is not what it may be; names the setting, its value and what it may be. Or
+            data has another order of colours than the model.
     """
     for key, kind in KINDS.items():
         section, _, name = key.rpartition(".")
@@ -135,10 +143,33 @@ def check_settings(cfg: DictConfig) -> None:
             continue
         if not isinstance(parent, DictConfig) or name not in parent:
             continue
-        value = parent[name]
-        if isinstance(value, float) and value.is_integer() and not kind.fits(value):
-            if kind.fits(int(value)):
-                parent[name] = value = int(value)
-        if not (kind.may_be_null if value is None else kind.fits(value)):
-            shown = "null" if value is None else repr(value)
-            raise ValueError(f"{key}={shown:.80} must be {kind.words}")
+        check_value(parent, name, kind, key)
+    _check_image_formats(cfg)
+
+
+def _check_image_formats(cfg: DictConfig) -> None:
+    """Wrong colours cost some AP, and nothing else would tell."""
+    of_model = OmegaConf.select(cfg, "model.image_format", throw_on_resolution_failure=False)
+    for key in ("dataloader.train.mapper.image_format", "dataloader.test.mapper.image_format"):
+        of_data = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+        if None not in (of_model, of_data) and of_model != of_data:
+            raise ValueError(
+                f"{key}={of_data!r}, but model.image_format={of_model!r}: the model would see "
+                "other colours there than in predictions. Make them the same"
+            )
+
+
+def check_value(node: DictConfig, name: str, kind: Kind, key: str) -> None:
+    """Check the value that a node has by a name, and that is at `key` of the config; whole numbers
+    as in `check_settings`.
+
+    Raises:
+        ValueError: as there.
+    """
+    value = node[name]
+    if isinstance(value, float) and value.is_integer() and not kind.fits(value):
+        if kind.fits(int(value)):
+            node[name] = value = int(value)
+    if not (kind.may_be_null if value is None else kind.fits(value)):
+        shown = "null" if value is None else repr(value)
+        raise ValueError(f"{key}={shown:.80} must be {kind.words}")

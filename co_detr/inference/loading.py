@@ -21,6 +21,7 @@ from co_detr.checkpoint.pretrained import without_pretrained
 from co_detr.checkpoint.reading import Checkpoint, read_checkpoint
 from co_detr.checkpoint.safe_config import read_model_config
 from co_detr.data import ResizeShortestEdge
+from co_detr.engine.argument_checks import check_arguments
 from co_detr.engine.overrides import apply_overrides, parse_value
 from co_detr.paths import expand_home
 
@@ -59,6 +60,7 @@ def find_config(
         cfg = config_of(checkpoint)
         warnings = apply_overrides(cfg, overrides)
         expand_home(cfg)
+        check_arguments(cfg)
     for warning in warnings:
         logger.warning(warning)
     OmegaConf.update(cfg, _WEIGHTS, str(weights))

@@ -126,6 +126,14 @@ def test_norms_of_gradients_may_be_the_largest_value(digits):
     assert checked(digits, "train.clip_grad.params.norm_type", float("inf")) == float("inf")
 
 
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_data_has_the_colours_in_the_order_of_the_model(digits, side):
+    key = f"dataloader.{side}.mapper.image_format"
+    assert checked(digits, key, "RGB") == "RGB"
+    with pytest.raises(ValueError, match=f"^{key}='BGR', but model.image_format='RGB': .* colours"):
+        checked(digits, key, "BGR")
+
+
 def test_a_config_may_lack_sections():
     check_settings(OmegaConf.create({"train": {"max_iter": 5}, "optimizer": None}))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from co_detr.ops.eager_cpu import holds_numbers
 
 
-def box_transform(delta_std: Sequence[float]) -> Box2BoxTransform:
+def box_transform(delta_std: tuple[float, float, float, float]) -> Box2BoxTransform:
     """Deltas (dx, dy, dw, dh) in units of `delta_std`, their spread."""
     dx, dy, dw, dh = delta_std
     return Box2BoxTransform(weights=(1 / dx, 1 / dy, 1 / dw, 1 / dh))

@@ -123,7 +123,7 @@ class DenseHead(AuxHead):
         conv_channels: int | None = None,
         norm: str | Callable = "GN",
         conv_bias: bool | None = None,
-        delta_std: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+        delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2),
         prior_probability: float = 0.01,
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,

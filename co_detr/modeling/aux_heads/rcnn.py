@@ -149,7 +149,7 @@ class FasterRCNNHead(AuxHead):
         rpn: RPN,
         box_head: BoxHead,
         mask_head: MaskHead | None = None,
-        delta_std: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+        delta_std: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2),
         positive_iou: float = 0.5,
         samples_per_image: int = 512,
         positive_fraction: float = 0.25,

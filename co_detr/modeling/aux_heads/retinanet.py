@@ -32,7 +32,7 @@ class RetinaNetHead(DenseHead):
         scales_per_octave: int = 3,
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         norm: str = "",
-        delta_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        delta_std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
         box_loss_weight: float = 1.0,
         nms_threshold: float = 0.5,
         **dense,

@@ -51,7 +51,7 @@ class RPN(nn.Module):
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         pad_multiple: int = 1,
         conv_channels: int | None = None,
-        delta_std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        delta_std: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
         positive_iou: float = 0.7,
         negative_iou: float = 0.3,
         min_positive_iou: float = 0.3,

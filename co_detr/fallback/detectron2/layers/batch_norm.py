@@ -93,4 +93,6 @@ def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -
     """
     if norm is None or norm == "":
         return None
+    if isinstance(norm, str) and norm not in _NORMS:
+        raise KeyError(f"norm={norm!r} is none of {['', *_NORMS]}")
     return (_NORMS[norm] if isinstance(norm, str) else norm)(out_channels)
