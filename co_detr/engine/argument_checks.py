@@ -1,8 +1,9 @@
-"""The arguments in a config of what is ours: a wrong one would end in an error that does not name
-it, far away, or in none.
+"""The arguments of calls in a config: a wrong one would end in an error that does not name it, far
+away, or in none.
 
-Types are those of the annotations; what else a value has to be, `VALUES` says by the name of the
-argument, which means the same wherever it is used.
+Types are those of the annotations, as far as there are any. Of what is ours we know more: what a
+value has to be by the name of its argument (`VALUES`), which means the same wherever it is used;
+and which values have to be equal (`EQUAL`).
 """
 
 import difflib
@@ -72,7 +73,18 @@ VALUES: Mapping[str, Kind] = {
     "label_noise": number(0, 2),
     "image_format": one_of("RGB", "BGR"),
 }
-"""What a single value must be; lists hold several."""
+"""What a single value must be; lists hold one or several."""
+
+EQUAL = (
+    ("model.", "num_classes", "model.num_classes"),
+    ("model.", "embed_dim", "model.encoder.embed_dim"),
+    ("model.decoder.", "num_levels", "model.encoder.num_levels"),
+    ("model.aux_heads.", "in_channels", "model.encoder.embed_dim"),
+)
+"""Section, name and another key: arguments of that name in the section, but for the backbone's,
+have to be what the key says."""
+
+LIBRARIES = "detectron2.", "fvcore."
 
 
 class _Argument(NamedTuple):
@@ -83,19 +95,26 @@ class _Argument(NamedTuple):
     key: str  # where it is in the config
     callee: Callable
 
+    @property
+    def is_ours(self) -> bool:
+        return _is_ours(self.callee)
+
 
 def check_arguments(cfg: DictConfig) -> None:
-    """Check the arguments of all calls of what is ours in a config.
+    """Check the arguments of all calls in a config of what is ours, detectron2's or fvcore's.
 
     Whole numbers that are written as floats, such as 3e2, become whole ones in it.
 
     Raises:
-        ValueError: one has a wrong value, or is none of the arguments there are; names it.
+        ValueError: one has a wrong value, or another than it must have in common with others, or is
+            none of the arguments there are; names it.
     """
     # where a value is written before where it is pointed to: there it is to be changed
     arguments = list(_arguments(cfg))
     for argument in sorted(arguments, key=lambda a: OmegaConf.is_interpolation(a.node, a.name)):
         _check(argument)
+    for argument in arguments:
+        _check_equal(cfg, argument)
 
 
 def _arguments(cfg: Any, path: str = "") -> Iterator[_Argument]:
@@ -122,15 +141,20 @@ def _value(cfg: DictConfig | ListConfig, key: Any) -> Any:
 
 
 def _callee(node: DictConfig) -> Callable | None:
-    """What a node calls, if that is ours."""
+    """What a node calls, if we know it."""
     target = _value(node, "_target_") if "_target_" in node else None
-    if isinstance(target, str) and target.startswith("co_detr."):
+    known = "co_detr.", *LIBRARIES
+    if isinstance(target, str) and target.startswith(known):
         try:
             target = locate(target)
         except Exception:  # whatever keeps it from being imported: who builds it will say so
             return None
     module = getattr(target, "__module__", None) or ""
-    return target if callable(target) and module.startswith("co_detr.") else None
+    return target if callable(target) and module.startswith(known) else None
+
+
+def _is_ours(callee: Callable) -> bool:
+    return callee.__module__.startswith("co_detr.")
 
 
 def _check(argument: _Argument) -> None:
@@ -142,9 +166,28 @@ def _check(argument: _Argument) -> None:
             f"{key}: {callee.__name__} takes no argument {name!r}; there is {', '.join(close)}"
         )
     value = _value(node, name)
-    is_call = isinstance(value, DictConfig) and "_target_" in value  # of what is not known yet
-    if not is_call and value != "???":
-        check_value(node, name, parameters.get(name, VALUES.get(name, ANYTHING)), key)
+    if not _is_call(value) and value != "???":
+        default = VALUES.get(name, ANYTHING) if argument.is_ours else ANYTHING
+        check_value(node, name, parameters.get(name, default), key)
+
+
+def _is_call(value: Any) -> bool:
+    """Whether a value is one of what is known only after a call."""
+    return isinstance(value, DictConfig) and "_target_" in value
+
+
+def _check_equal(cfg: DictConfig, argument: _Argument) -> None:
+    if not argument.is_ours or argument.key.startswith("model.backbone."):
+        return
+    for section, name, reference in EQUAL:
+        if name != argument.name or not argument.key.startswith(section):
+            continue
+        value = _value(argument.node, name)
+        common = OmegaConf.select(cfg, reference, throw_on_resolution_failure=False)
+        if {type(value), type(common)} == {int} and value != common:
+            raise ValueError(
+                f"{argument.key}={value}, but {reference}={common}: make them the same"
+            )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -153,6 +196,9 @@ def _parameters(callee: Callable) -> tuple[dict[str, Kind], bool]:
 
     What a class does not know goes to its parents, as long as they take what they do not know.
     """
+    if hasattr(callee, "__wrapped__") or hasattr(getattr(callee, "__init__", None), "__wrapped__"):
+        return {}, True  # such as detectron2's `configurable`, which takes a config as well
+    values = VALUES if _is_ours(callee) else {}
     functions = [callee]
     if inspect.isclass(callee):
         functions = [vars(c)["__init__"] for c in callee.__mro__ if "__init__" in vars(c)]
@@ -162,7 +208,7 @@ def _parameters(callee: Callable) -> tuple[dict[str, Kind], bool]:
         hints = _hints(function)
         for p in parameters:
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self":
-                found.setdefault(p.name, _kind(hints.get(p.name, Any), VALUES.get(p.name)))
+                found.setdefault(p.name, _kind(hints.get(p.name, Any), values.get(p.name)))
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             return found, False
     return found, True
@@ -195,7 +241,7 @@ def _kind(hint: Any, single: Kind | None) -> Kind:
         return Kind("values by name", lambda v: isinstance(v, Mapping))
     if origin in (list, tuple, Sequence):
         length = len(inner) if origin is tuple and inner[-1] is not Ellipsis else None
-        return _several(_kind(inner[0], single), length)
+        return _several(_kind(inner[0], single), length, may_be_empty=single is None)
     return ANYTHING
 
 
@@ -206,12 +252,14 @@ def _either(a: Kind, b: Kind) -> Kind:
     return Kind(words, lambda v: a.fits(v) or b.fits(v))
 
 
-def _several(kind: Kind, length: int | None) -> Kind:
+def _several(kind: Kind, length: int | None, may_be_empty: bool) -> Kind:
     """A list of values, as many as `length` if that is not None."""
-    words = f"a list of {length} values" if length else "a list of values"
+    number = length or (None if may_be_empty else "one or more")
+    words = f"a list of {number} values" if number else "a list of values"
     return Kind(
         words if kind is ANYTHING else f"{words}, each {kind.words}",
         lambda values: isinstance(values, list | tuple | ListConfig)
         and length in (None, len(values))
-        and all(kind.may_be_null if v is None else kind.fits(v) for v in values),
+        and (may_be_empty or len(values) > 0)
+        and all(kind.may_be_null if v is None else _is_call(v) or kind.fits(v) for v in values),
     )

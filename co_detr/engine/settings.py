@@ -123,6 +123,9 @@ KINDS: Mapping[str, Kind] = {
     "optimizer.lr": number(0),
     "optimizer.betas": Kind("a pair of numbers from 0 to below 1", _are_betas),
     "optimizer.weight_decay": number(0),
+    "optimizer.fused": or_null(EXACT_SWITCH),
+    "optimizer.params.base_lr": or_null(number(0)),
+    "optimizer.params.weight_decay_norm": or_null(number(0)),
 }
 """Settings that most configs have, and what they may be; ranges that others check are left open."""
 

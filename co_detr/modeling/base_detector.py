@@ -132,7 +132,17 @@ class Detector(nn.Module):
         return head.inference(self.pyramid(memory), sizes)
 
     def instances_of(self, batched_inputs: list[dict]) -> list[Instances]:
-        """The annotations of training examples, on the model's device."""
+        """The annotations of training examples, on the model's device.
+
+        Raises:
+            ValueError: an example has none.
+        """
+        for index, x in enumerate(batched_inputs):
+            if "instances" not in x:
+                raise ValueError(
+                    f'training needs "instances", example {index} of the batch has {sorted(x)}: '
+                    "make its mapper with is_train=True"
+                )
         return [x["instances"].to(self.device) for x in batched_inputs]
 
 

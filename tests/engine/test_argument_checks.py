@@ -1,5 +1,6 @@
 """Arguments in a config that the parts of a model cannot use are refused by their names."""
 
+import functools
 import re
 
 import pytest
@@ -33,13 +34,13 @@ def test_the_arguments_of_all_configs_are_right(name):
         ("model.encoder.num_heads=-5", f"=-5 must be {COUNT}"),
         ("model.encoder.num_heads=4.5", f"=4.5 must be {COUNT}"),
         ("model.encoder.dropout=2", "=2 must be a number from 0 to 1"),
-        ("model.neck.in_channels=7", "=7 must be a list of values, each " + COUNT),
-        ("model.neck.in_channels=[48,a]", "=[48, 'a'] must be a list of values, each " + COUNT),
+        ("model.neck.in_channels=7", "=7 must be a list of one or more values, each " + COUNT),
+        ("model.neck.in_channels=[48,a]", "=[48, 'a'] must be a list of one or more values"),
         ("model.aux_heads.atss.num_candidates=-3", f"=-3 must be {COUNT}"),
         ("model.aux_heads.atss.loss_weight=null", "=null must be a number from 0 on"),
         ("model.aux_heads.rcnn.samples_per_image=0", f"=0 must be {COUNT}"),
         ("model.aux_heads.rcnn.nms_threshold=7", "=7 must be a number from 0 to 1"),
-        ("model.aux_heads.rcnn.rpn.strides=[8,0]", "=[8, 0] must be a list of values, each"),
+        ("model.aux_heads.rcnn.rpn.strides=[8,0]", "=[8, 0] must be a list of one or more values"),
         ("model.aux_heads.rcnn.rpn.pre_nms_topk=150", "=150 must be a list of 2 values, each"),
         ("model.aux_heads.rcnn.rpn.pre_nms_topk=[1,2,3]", "=[1, 2, 3] must be a list of 2 values"),
         ("model.aux_heads.rcnn.delta_std=[0.1,0.1]", "=[0.1, 0.1] must be a list of 4 values"),
@@ -54,6 +55,9 @@ def test_the_arguments_of_all_configs_are_right(name):
         ("model.decoder=deep", "='deep' must be a call that makes a module"),
         ("model.proposals=3", "=3 must be a call that makes a module, or null"),
         ("model.criterion.matcher.class_cost=-1", "=-1 must be a number from 0 on"),
+        ("model.aux_heads.atss.strides=[]", "=[] must be a list of one or more values, each a wh"),
+        ("model.backbone.freeze_at=x", "='x' must be a whole number"),
+        ("lr_multiplier.scheduler.end_value=x", "='x' must be a number"),
         ("dataloader.train.mapper.augmentations=3", "=3 must be a list of values"),
         ("dataloader.test.mapper.image_format=L", "='L' must be one of 'RGB', 'BGR'"),
     ],
@@ -73,6 +77,7 @@ def test_wrong_values_are_refused_by_name(override, message):
         ),
         ("model.aux_heads.atss.num_canditates=3", "ATSSHead .*'num_canditates'.* num_candidates"),
         ("model.lambda1=3", "CoDETR .*'lambda1'.* lambda_1"),
+        ("model.backbone.depth=7", "ResNet .*'depth'.* freeze_at, num_classes"),
     ],
 )
 def test_arguments_that_there_are_not_are_refused_with_close_ones(override, message):
@@ -84,6 +89,40 @@ def test_what_points_to_a_wrong_value_is_not_to_blame():
     """The decoder's embed_dim and many others point to that of the encoder or the neck."""
     with pytest.raises(ValueError, match=r"^model.neck.out_channels='wide'"):
         load_config(DIGITS, ["model.neck.out_channels=wide"])
+
+
+@pytest.mark.parametrize(
+    "key, common",
+    [
+        ("model.aux_heads.atss.num_classes", "model.num_classes=10"),
+        ("model.aux_heads.rcnn.box_head.num_classes", "model.num_classes=10"),
+        ("model.decoder.num_classes", "model.num_classes=10"),
+        ("model.proposals.embed_dim", "model.encoder.embed_dim=64"),
+        ("model.query_sources.customized.embed_dim", "model.encoder.embed_dim=64"),
+        ("model.aux_heads.rcnn.rpn.in_channels", "model.encoder.embed_dim=64"),
+        ("model.aux_heads.rcnn.box_head.in_channels", "model.encoder.embed_dim=64"),
+        ("model.decoder.num_levels", "model.encoder.num_levels=3"),
+    ],
+)
+def test_parts_have_classes_and_channels_in_common(key, common):
+    with pytest.raises(ValueError, match=f"^{key}=7, but {common}: make them the same"):
+        load_config(DIGITS, [f"{key}=7"])
+
+
+def test_functions_that_also_take_a_config_are_left_alone():
+    """As detectron2's `configurable` makes them."""
+
+    class Net(nn.Module):
+        def __init__(self, width: int):
+            super().__init__()
+
+    @functools.wraps(Net.__init__)
+    def from_config(self, *args, **kwargs):
+        pass
+
+    Net.__init__ = from_config
+    Net.__module__ = "detectron2.modeling.net"
+    check_arguments(OmegaConf.create({"net": L(Net)(cfg="x")}, flags={"allow_objects": True}))
 
 
 def test_whole_numbers_may_be_written_as_floats():

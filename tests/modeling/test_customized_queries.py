@@ -175,6 +175,11 @@ def test_a_head_without_output_is_an_error():
         make_source()(None, None, ground_truth(1), {"rcnn": AuxOutput({}, [samples(0)])})
 
 
+def test_features_that_a_head_does_not_hand_over_are_missed_by_name():
+    with pytest.raises(ValueError, match="head 'atss' have no features.*use_features=False"):
+        group_of(make_source(), samples(0, features=False))
+
+
 def test_counts_reach_the_host_once(monkeypatch):
     copies = []
     for name in ("tolist", "item", "cpu", "nonzero", "__bool__", "__int__", "__index__"):

@@ -24,6 +24,13 @@ from co_detr.modeling.base_detector import padding_mask
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
+def test_training_examples_without_annotations_are_named():
+    batch = usual_batch()
+    del batch[1]["instances"]
+    with pytest.raises(ValueError, match=r"example 1 of the batch has \['image'.*is_train=True"):
+        build(full()).train()(batch)
+
+
 # ---------------------------------------------------------------------------------------------
 # variants
 

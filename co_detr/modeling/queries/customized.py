@@ -109,6 +109,7 @@ class CustomizedQueries(nn.Module):
 
         Raises:
             KeyError: a head that it serves gave no output.
+            ValueError: the features of its samples are wanted, but missing.
         """
         # The number of queries is a shape, so it has to reach the host: one copy for all heads.
         assert self.heads is not None  # `serve` has told
@@ -152,7 +153,7 @@ class CustomizedQueries(nn.Module):
             position, content = encoded.chunk(2, dim=-1)
             position = position + self.head_position[index]
         if self.use_features:
-            features = take([s.features for s in samples], rows)
+            features = take(_features_of(name, samples), rows)
             content = content + self.feature_norm[index](self.feature_linear[index](features))
         return QueryGroup(
             name=f"customized/{name}",
@@ -177,6 +178,15 @@ class CustomizedQueries(nn.Module):
 def _padded_classes(samples: Sequence[Instances]) -> Tensor:
     """(N, m) labels, -1 where an image has fewer samples than others."""
     return padded([s.gt_classes for s in samples], -1)
+
+
+def _features_of(head: str, samples: Sequence[Instances]) -> list[Tensor]:
+    if not all(s.has("features") for s in samples):
+        raise ValueError(
+            f"the samples of the auxiliary head {head!r} have no features, but customized queries "
+            "take them: make it with sample_features=True, or the queries with use_features=False"
+        )
+    return [s.features for s in samples]
 
 
 def take(values: Sequence[Tensor], rows: Tensor) -> Tensor:
