@@ -86,7 +86,7 @@ class OnnxModel(ExportedModel):
     Raises:
         FileNotFoundError: there is no such file.
         ModuleNotFoundError: onnxruntime is missing; names the extra that brings it.
-        ValueError: the file says nothing of the model.
+        ValueError: the file says nothing of the model, or there is no such provider.
     """
 
     def __init__(
@@ -101,9 +101,13 @@ class OnnxModel(ExportedModel):
         path = _existing(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
-        providers = providers or onnxruntime.get_available_providers()
+        available = onnxruntime.get_available_providers()
+        if missing := [name for name in providers or () if name not in available]:
+            raise ValueError(f"providers {missing}: this onnxruntime has {available}")
         with naming_broken_file(path):
-            session = onnxruntime.InferenceSession(path, options, providers=list(providers))
+            session = onnxruntime.InferenceSession(
+                path, options, providers=list(providers or available)
+            )
         metadata = session.get_modelmeta().custom_metadata_map
         super().__init__(Description.from_metadata(metadata, path))
         self.session, self.path = session, path

@@ -114,6 +114,13 @@ def test_files_of_others_are_refused(tmp_path):
         OnnxDetector(tmp_path / "nowhere.onnx")
 
 
+def test_providers_that_there_are_not_are_refused(onnx_detector):
+    path = onnx_detector.model.path
+    with pytest.raises(ValueError, match=r"^providers \['GPU'\]: this .* has .*'CPUExec"):
+        OnnxDetector(path, providers=["CPUExecutionProvider", "GPU"])
+    OnnxDetector(path, providers=["CPUExecutionProvider"])
+
+
 @pytest.mark.parametrize("kind", [OnnxDetector, TorchDetector])
 @pytest.mark.parametrize(
     "content", [b"", b"no file of a model", bytes(999), b"<!DOCTYPE html>", b"PK\x03\x04cut"]
