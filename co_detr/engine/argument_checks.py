@@ -79,25 +79,32 @@ EQUAL = (
     ("model.", "num_classes", "model.num_classes"),
     ("model.", "embed_dim", "model.encoder.embed_dim"),
     ("model.decoder.", "num_levels", "model.encoder.num_levels"),
-    ("model.aux_heads.", "in_channels", "model.encoder.embed_dim"),
+    ("model.aux_heads.", "in_channels", "model.pyramid.embed_dim"),
 )
 """Section, name and another key: arguments of that name in the section, but for the backbone's,
 have to be what the key says."""
 
-LIBRARIES = "detectron2.", "fvcore."
+OURS, LIBRARIES, BACKBONE = "co_detr.", ("detectron2.", "fvcore."), "model.backbone."
 
 
-class _Argument(NamedTuple):
-    """An argument of a call in a config."""
+class _Call(NamedTuple):
+    """A call in a config."""
 
+    key: str  # where it is
     node: DictConfig
-    name: str
-    key: str  # where it is in the config
-    callee: Callable
+    callee: Callable | None  # None if we do not know it
 
     @property
     def is_ours(self) -> bool:
-        return _is_ours(self.callee)
+        return self.callee is not None and _is_ours(self.callee)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it makes a part of the model, or all of it, but not of the backbone."""
+        return f"{self.key}.".startswith("model.") and not f"{self.key}.".startswith(BACKBONE)
+
+    def names(self) -> list[str]:
+        return [str(name) for name in self.node if name != "_target_"]
 
 
 def check_arguments(cfg: DictConfig) -> None:
@@ -109,27 +116,29 @@ def check_arguments(cfg: DictConfig) -> None:
         ValueError: one has a wrong value, or another than it must have in common with others, or is
             none of the arguments there are; names it.
     """
+    calls = list(_calls(cfg))
+    known = [(call, name) for call in calls if call.callee is not None for name in call.names()]
     # where a value is written before where it is pointed to: there it is to be changed
-    arguments = list(_arguments(cfg))
-    for argument in sorted(arguments, key=lambda a: OmegaConf.is_interpolation(a.node, a.name)):
-        _check(argument)
-    for argument in arguments:
-        _check_equal(cfg, argument)
+    for call, name in sorted(known, key=lambda x: OmegaConf.is_interpolation(x[0].node, x[1])):
+        _check(call, name)
+    parts = [call for call in calls if call.is_part]
+    if all(call.is_ours for call in parts):  # or who knows what comes out of those of others
+        for call in parts:
+            _check_equal(cfg, call)
 
 
-def _arguments(cfg: Any, path: str = "") -> Iterator[_Argument]:
-    """The arguments of calls in the part of a config at `path`."""
-    if isinstance(cfg, ListConfig) and not (cfg._is_missing() or cfg._is_none()):
-        for index in range(len(cfg)):
-            yield from _arguments(_value(cfg, index), f"{path}[{index}]")
-    if not isinstance(cfg, DictConfig) or cfg._is_missing() or cfg._is_none():
+def _calls(cfg: Any, path: str = "") -> Iterator[_Call]:
+    """The calls in the part of a config at `path`."""
+    if not isinstance(cfg, DictConfig | ListConfig) or cfg._is_missing() or cfg._is_none():
         return
-    callee = _callee(cfg)
+    if isinstance(cfg, ListConfig):
+        for index in range(len(cfg)):
+            yield from _calls(_value(cfg, index), f"{path}[{index}]")
+        return
+    if _is_call(cfg):
+        yield _Call(path, cfg, _callee(cfg))
     for name in map(str, cfg):
-        key = f"{path}.{name}".lstrip(".")
-        if callee is not None and name != "_target_":
-            yield _Argument(cfg, name, key, callee)
-        yield from _arguments(_value(cfg, name), key)
+        yield from _calls(_value(cfg, name), f"{path}.{name}".lstrip("."))
 
 
 def _value(cfg: DictConfig | ListConfig, key: Any) -> Any:
@@ -140,10 +149,14 @@ def _value(cfg: DictConfig | ListConfig, key: Any) -> Any:
         return "???"
 
 
+def _is_call(value: Any) -> bool:
+    """Whether a value is one of what is known only after a call."""
+    return isinstance(value, DictConfig) and "_target_" in value
+
+
 def _callee(node: DictConfig) -> Callable | None:
     """What a node calls, if we know it."""
-    target = _value(node, "_target_") if "_target_" in node else None
-    known = "co_detr.", *LIBRARIES
+    target, known = _value(node, "_target_"), (OURS, *LIBRARIES)
     if isinstance(target, str) and target.startswith(known):
         try:
             target = locate(target)
@@ -154,39 +167,33 @@ def _callee(node: DictConfig) -> Callable | None:
 
 
 def _is_ours(callee: Callable) -> bool:
-    return callee.__module__.startswith("co_detr.")
+    return callee.__module__.startswith(OURS)
 
 
-def _check(argument: _Argument) -> None:
-    node, name, key, callee = argument
-    parameters, takes_others = _parameters(callee)
+def _check(call: _Call, name: str) -> None:
+    assert call.callee is not None
+    parameters, takes_others = _parameters(call.callee)
     if name not in parameters and not takes_others:
         close = difflib.get_close_matches(name, parameters) or sorted(parameters)
         raise ValueError(
-            f"{key}: {callee.__name__} takes no argument {name!r}; there is {', '.join(close)}"
+            f"{call.key}.{name}: {call.callee.__name__} takes no argument {name!r}; there is "
+            f"{', '.join(close)}"
         )
-    value = _value(node, name)
+    value = _value(call.node, name)
     if not _is_call(value) and value != "???":
-        default = VALUES.get(name, ANYTHING) if argument.is_ours else ANYTHING
-        check_value(node, name, parameters.get(name, default), key)
+        default = VALUES.get(name, ANYTHING) if call.is_ours else ANYTHING
+        check_value(call.node, name, parameters.get(name, default), f"{call.key}.{name}")
 
 
-def _is_call(value: Any) -> bool:
-    """Whether a value is one of what is known only after a call."""
-    return isinstance(value, DictConfig) and "_target_" in value
-
-
-def _check_equal(cfg: DictConfig, argument: _Argument) -> None:
-    if not argument.is_ours or argument.key.startswith("model.backbone."):
-        return
+def _check_equal(cfg: DictConfig, call: _Call) -> None:
     for section, name, reference in EQUAL:
-        if name != argument.name or not argument.key.startswith(section):
+        if name not in call.node or not f"{call.key}.".startswith(section):
             continue
-        value = _value(argument.node, name)
+        value = _value(call.node, name)
         common = OmegaConf.select(cfg, reference, throw_on_resolution_failure=False)
         if {type(value), type(common)} == {int} and value != common:
             raise ValueError(
-                f"{argument.key}={value}, but {reference}={common}: make them the same"
+                f"{call.key}.{name}={value}, but {reference}={common}: make them the same"
             )
 
 
@@ -229,7 +236,7 @@ def _kind(hint: Any, single: Kind | None) -> Kind:
     if hint is bool:
         return SWITCH
     if inspect.isclass(hint) and issubclass(hint, nn.Module):
-        return Kind("a call that makes a module", lambda v: isinstance(v, hint))
+        return Kind("a call that makes a module", lambda v: isinstance(v, nn.Module))
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return one_of(*inner)
@@ -258,7 +265,8 @@ def _several(kind: Kind, length: int | None, may_be_empty: bool) -> Kind:
     words = f"a list of {number} values" if number else "a list of values"
     return Kind(
         words if kind is ANYTHING else f"{words}, each {kind.words}",
-        lambda values: isinstance(values, list | tuple | ListConfig)
+        lambda values: isinstance(values, Sequence)
+        and not isinstance(values, str)
         and length in (None, len(values))
         and (may_be_empty or len(values) > 0)
         and all(kind.may_be_null if v is None else _is_call(v) or kind.fits(v) for v in values),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ def one_of(*values: Any) -> Kind:
 def whole(least: int = -LARGEST) -> Kind:
     """A whole number, of at least `least`."""
     words = "a whole number" if least == -LARGEST else f"a whole number of at least {least}"
-    return Kind(words, lambda v: type(v) is int and least <= v <= LARGEST)
+    return Kind(words, lambda v: _is(v, Integral) and least <= v <= LARGEST)
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Kind:
@@ -42,8 +43,13 @@ def number(least: float = -math.inf, most: float = math.inf) -> Kind:
         words += f" from {least:g} on" if most == math.inf else f" from {least:g} to {most:g}"
     return Kind(
         words,
-        lambda v: type(v) in (int, float) and math.isfinite(v) and least <= v <= most,
+        lambda v: _is(v, Real) and math.isfinite(v) and least <= v <= most,
     )
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is a number of a kind; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _is_device(value: Any) -> bool:
@@ -62,7 +68,7 @@ def _are_betas(value: Any) -> bool:
     return (
         isinstance(value, list | tuple | ListConfig)
         and len(value) == 2
-        and all(type(beta) in (int, float) and 0 <= beta < 1 for beta in value)
+        and all(_is(beta, Real) and 0 <= beta < 1 for beta in value)
     )
 
 
@@ -90,7 +96,7 @@ KINDS: Mapping[str, Kind] = {
     "train.clip_grad.enabled": SWITCH,
     "train.clip_grad.params.max_norm": number(0),
     "train.clip_grad.params.norm_type": Kind(
-        "a number above 0, or .inf", lambda v: type(v) in (int, float) and v > 0
+        "a number above 0, or .inf", lambda v: _is(v, Real) and v > 0
     ),
     "train.ddp.broadcast_buffers": SWITCH,
     "train.ddp.find_unused_parameters": SWITCH,

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import numpy as np
 import pytest
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
@@ -99,8 +100,8 @@ def test_what_points_to_a_wrong_value_is_not_to_blame():
         ("model.decoder.num_classes", "model.num_classes=10"),
         ("model.proposals.embed_dim", "model.encoder.embed_dim=64"),
         ("model.query_sources.customized.embed_dim", "model.encoder.embed_dim=64"),
-        ("model.aux_heads.rcnn.rpn.in_channels", "model.encoder.embed_dim=64"),
-        ("model.aux_heads.rcnn.box_head.in_channels", "model.encoder.embed_dim=64"),
+        ("model.aux_heads.rcnn.rpn.in_channels", "model.pyramid.embed_dim=64"),
+        ("model.aux_heads.rcnn.box_head.in_channels", "model.pyramid.embed_dim=64"),
         ("model.decoder.num_levels", "model.encoder.num_levels=3"),
     ],
 )
@@ -146,6 +147,22 @@ class Backbone(nn.Module):
 def test_parts_of_others_may_be_given_anything():
     cfg, _ = load_config(DIGITS)
     cfg.model.backbone = L(Backbone)(num_layers="all", dropout=7)
+    check_arguments(cfg)
+
+
+def test_parts_of_others_may_change_classes_and_channels():
+    cfg, _ = load_config(DIGITS)
+    cfg.model.aux_heads.atss.in_channels = 128
+    cfg.model.pyramid = L(Backbone)(num_layers=1)
+    check_arguments(cfg)
+
+
+def test_numbers_and_lists_may_be_those_of_python_code():
+    cfg, _ = load_config(DIGITS)
+    cfg.model.encoder.dropout = np.float64(0.5)
+    cfg.model.aux_heads.rcnn.rpn.nms_threshold = np.float32(0.5)
+    cfg.model.aux_heads.rcnn.rpn.strides = (8, 16, 32, 64)
+    cfg.model.decoder.num_layers = np.int64(2)
     check_arguments(cfg)
 
 
