@@ -9,8 +9,10 @@ and which values have to be equal (`EQUAL`).
 import difflib
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from detectron2.utils.registry import locate
@@ -20,10 +22,16 @@ from torch import nn
 
 from .settings import SWITCH, TEXT, Kind, check_value, number, one_of, or_null, whole
 
-COUNT, FRACTION, WEIGHT = whole(1), number(0, 1), number(0)
+COUNT, COUNT_OR_ZERO = whole(1, sys.maxsize), whole(0, sys.maxsize)
+FRACTION, WEIGHT = number(0, 1), number(0)
 POSITIVE = Kind("a number above 0", lambda v: number(0).fits(v) and v > 0)
 ALPHA = Kind("a number from 0 to 1, or -1", lambda v: v == -1 or FRACTION.fits(v))
 ANYTHING = Kind("anything", lambda v: True, may_be_null=True)
+MODULE = Kind("a call that makes a module", lambda v: isinstance(v, nn.Module))
+PLAIN = {int: whole(most=sys.maxsize), float: number(), str: TEXT, nn.Module: MODULE}
+# Libraries annotate steps with int that may be fractions of one, and limits that may be infinite.
+ANY_NUMBER = Kind("a number", lambda v: isinstance(v, Real))
+PLAIN_OF_LIBRARIES = {int: ANY_NUMBER, float: ANY_NUMBER, str: TEXT}
 
 VALUES: Mapping[str, Kind] = {
     **dict.fromkeys(
@@ -43,7 +51,7 @@ VALUES: Mapping[str, Kind] = {
     ),
     **dict.fromkeys(
         ("num_convs", "num_fcs", "num_finer", "num_extra", "num_checkpointed", "num_one_to_many"),
-        whole(0),
+        COUNT_OR_ZERO,
     ),
     **dict.fromkeys(
         (
@@ -205,7 +213,7 @@ def _parameters(callee: Callable) -> tuple[dict[str, Kind], bool]:
     """
     if hasattr(callee, "__wrapped__") or hasattr(getattr(callee, "__init__", None), "__wrapped__"):
         return {}, True  # such as detectron2's `configurable`, which takes a config as well
-    values = VALUES if _is_ours(callee) else {}
+    values, plain = (VALUES, PLAIN) if _is_ours(callee) else ({}, PLAIN_OF_LIBRARIES)
     functions = [callee]
     if inspect.isclass(callee):
         functions = [vars(c)["__init__"] for c in callee.__mro__ if "__init__" in vars(c)]
@@ -215,7 +223,7 @@ def _parameters(callee: Callable) -> tuple[dict[str, Kind], bool]:
         hints = _hints(function)
         for p in parameters:
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self":
-                found.setdefault(p.name, _kind(hints.get(p.name, Any), values.get(p.name)))
+                found.setdefault(p.name, _kind(hints.get(p.name, Any), plain, values.get(p.name)))
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             return found, False
     return found, True
@@ -228,27 +236,26 @@ def _hints(function: Callable) -> dict[str, Any]:
         return {}
 
 
-def _kind(hint: Any, single: Kind | None) -> Kind:
-    """What an annotation lets through, where single values are `single`."""
-    plain = {int: whole(), float: number(), str: TEXT}
-    if hint in plain:
-        return single or plain[hint]
+def _kind(hint: Any, plain: Mapping[type, Kind], single: Kind | None) -> Kind:
+    """What an annotation lets through, where single values are `single`, or as `plain` says."""
     if hint is bool:
         return SWITCH
+    if hint in (int, float, str):
+        return single or plain[hint]
     if inspect.isclass(hint) and issubclass(hint, nn.Module):
-        return Kind("a call that makes a module", lambda v: isinstance(v, nn.Module))
+        return plain.get(nn.Module, ANYTHING)
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Literal:
         return one_of(*inner)
     if origin in (Union, types.UnionType):
-        kinds = [_kind(h, single) for h in inner if h is not types.NoneType]
+        kinds = [_kind(h, plain, single) for h in inner if h is not types.NoneType]
         kind = functools.reduce(_either, kinds)
         return or_null(kind) if types.NoneType in inner else kind
     if origin is Mapping:
         return Kind("values by name", lambda v: isinstance(v, Mapping))
     if origin in (list, tuple, Sequence):
         length = len(inner) if origin is tuple and inner[-1] is not Ellipsis else None
-        return _several(_kind(inner[0], single), length, may_be_empty=single is None)
+        return _several(_kind(inner[0], plain, single), length, may_be_empty=single is None)
     return ANYTHING
 
 

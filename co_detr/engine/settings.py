@@ -30,10 +30,10 @@ def one_of(*values: Any) -> Kind:
     return Kind(f"one of {', '.join(map(repr, values))}", lambda v: v in values)
 
 
-def whole(least: int = -LARGEST) -> Kind:
-    """A whole number, of at least `least`."""
+def whole(least: int = -LARGEST, most: int = LARGEST) -> Kind:
+    """A whole number, of at least `least`; that `most` is the largest one is not said."""
     words = "a whole number" if least == -LARGEST else f"a whole number of at least {least}"
-    return Kind(words, lambda v: _is(v, Integral) and least <= v <= LARGEST)
+    return Kind(words, lambda v: _is(v, Integral) and least <= v <= most)
 
 
 def number(least: float = -math.inf, most: float = math.inf) -> Kind:
