@@ -43,13 +43,20 @@ def number(least: float = -math.inf, most: float = math.inf) -> Kind:
         words += f" from {least:g} on" if most == math.inf else f" from {least:g} to {most:g}"
     return Kind(
         words,
-        lambda v: _is(v, Real) and math.isfinite(v) and least <= v <= most,
+        lambda v: _is(v, Real) and _is_finite(v) and least <= v <= most,
     )
 
 
 def _is(value: Any, kind: type) -> bool:
     """Whether a value is a number of a kind; True and False are none."""
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _is_device(value: Any) -> bool:

@@ -80,7 +80,8 @@ class OnnxModel(ExportedModel):
 
     Args:
         path: of a file that `co-detr export` wrote.
-        providers: of onnxruntime, in order of preference; None for all that it has here.
+        providers: of onnxruntime, in order of preference, each a name or (name, options); None for
+            all that it has here.
         num_threads: on the CPU; None for onnxruntime's choice.
 
     Raises:
@@ -92,7 +93,7 @@ class OnnxModel(ExportedModel):
     def __init__(
         self,
         path: str | os.PathLike,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[str | tuple[str, dict]] | None = None,
         num_threads: int | None = None,
     ):
         require_extra(("onnxruntime",))
@@ -102,7 +103,8 @@ class OnnxModel(ExportedModel):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         available = onnxruntime.get_available_providers()
-        if missing := [name for name in providers or () if name not in available]:
+        names = [p if isinstance(p, str) else p[0] for p in providers or ()]  # or with options
+        if missing := [name for name in names if name not in available]:
             raise ValueError(f"providers {missing}: this onnxruntime has {available}")
         with naming_broken_file(path):
             session = onnxruntime.InferenceSession(
@@ -191,7 +193,7 @@ class OnnxDetector(ExportedDetector):
     def __init__(
         self,
         path: str | os.PathLike,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[str | tuple[str, dict]] | None = None,
         num_threads: int | None = None,
         batch_size: int = 1,
     ):

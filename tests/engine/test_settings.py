@@ -80,7 +80,7 @@ def test_whole_numbers_may_be_written_as_floats(digits, key):
     assert value == 10_000 and type(value) is int
 
 
-@pytest.mark.parametrize("value", ["1e-4x", [1], True, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", ["1e-4x", [1], True, float("nan"), float("inf"), 10**400])
 @pytest.mark.parametrize("key", NUMBERS)
 def test_numbers(digits, key, value):
     assert checked(digits, key, 0.5) == 0.5 and checked(digits, key, 1) == 1

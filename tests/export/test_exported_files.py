@@ -118,7 +118,7 @@ def test_providers_that_there_are_not_are_refused(onnx_detector):
     path = onnx_detector.model.path
     with pytest.raises(ValueError, match=r"^providers \['GPU'\]: this .* has .*'CPUExec"):
         OnnxDetector(path, providers=["CPUExecutionProvider", "GPU"])
-    OnnxDetector(path, providers=["CPUExecutionProvider"])
+    OnnxDetector(path, providers=[("CPUExecutionProvider", {})])
 
 
 @pytest.mark.parametrize("kind", [OnnxDetector, TorchDetector])
