@@ -45,7 +45,8 @@ def find_config(
         has `model`, `train` and, in `dataloader.test`, how pictures are resized.
 
     Raises:
-        ValueError: there are no weights, or neither they nor the caller has a config.
+        ValueError: there are no weights, or neither they nor the caller has a config, or a part of
+            it has a wrong argument.
         UnsafeConfigError: the config in the checkpoint asks for more than a model.
         FileNotFoundError, UnsafeCheckpointError, DamagedCheckpointError: as `read_checkpoint`.
     """

@@ -155,8 +155,10 @@ def test_parts_of_others_may_be_given_anything():
 
 def test_parts_of_others_may_change_classes_and_channels():
     cfg, _ = load_config(DIGITS)
-    cfg.model.aux_heads.atss.in_channels = 128
-    cfg.model.pyramid = L(Backbone)(num_layers=1)
+    cfg.model.query_sources.matching.embed_dim = 128
+    with pytest.raises(ValueError, match="make them the same"):
+        check_arguments(cfg)
+    cfg.model.decoder = L(Backbone)(num_layers=1)
     check_arguments(cfg)
 
 
