@@ -1,5 +1,6 @@
 """Merging detections of the same picture that come from several views or tiles of it."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,8 +53,7 @@ class Suppressing:
 class WeightedBoxesFusion:
     """Boxes of one object averaged by score (Solovyev et al., 2021), by the package ensemble-boxes.
 
-    The score of a box that few views have is lowered, which suits views of equal worth. Of masks
-    there is no average.
+    It has the best score of its views. Of masks there is no average.
 
     Args:
         iou_threshold: boxes of a class that overlap more are of one object.
@@ -67,13 +67,16 @@ class WeightedBoxesFusion:
     iou_threshold: float = VIEWS_OVERLAP
     min_score: float = 1e-3
 
-    def __call__(self, views: Sequence[Instances]) -> Instances:
-        try:
-            from ensemble_boxes import weighted_boxes_fusion
-        except ImportError as error:
+    def __post_init__(self) -> None:
+        # said before the first picture; to import it takes seconds
+        if importlib.util.find_spec("ensemble_boxes") is None:
             raise ImportError(
                 'weighted boxes fusion needs ensemble-boxes: pip install "co-detr[tta]"'
-            ) from error
+            )
+
+    def __call__(self, views: Sequence[Instances]) -> Instances:
+        from ensemble_boxes import weighted_boxes_fusion
+
         if any(view.has("pred_masks") for view in views):
             raise ValueError("masks cannot be averaged: merge them with fusion=Suppressing()")
         height, width = views[0].image_size
