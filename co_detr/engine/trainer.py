@@ -103,6 +103,7 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         scalars = self._accumulate_gradients(split(batch, self.accumulate))
         average_gradients(self.model)
+        self.after_backward()
         if self.clip_grad is not None:
             self.grad_scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(
@@ -114,6 +115,12 @@ class Trainer(SimpleTrainer):
         self._log(scalars, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def after_backward(self) -> None:
+        """Called before gradients are clipped; detectron2 0.6 has no such method."""
+        for hook in self._hooks:
+            if hasattr(hook, "after_backward"):
+                hook.after_backward()
 
     def _seed(self, part: int) -> None:
         """Start the random numbers of a part of the current iteration's batch."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import detectron2.evaluation
 import detectron2.evaluation.coco_evaluation
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
@@ -35,7 +36,11 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
     """detectron2's `COCOEvaluator`, with its arguments; see the head of this file."""
 
     def __init__(
-        self, dataset_name: str, tasks: Sequence[str] | None = None, *args: Any, **kwargs: Any
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | CfgNode | None = None,
+        *args: Any,
+        **kwargs: Any,
     ):
         self._dataset_name = dataset_name
         tasks = measurable(tasks, dataset_name, annotations_of(dataset_name, "coco"))
@@ -54,7 +59,11 @@ class LVISEvaluator(detectron2.evaluation.LVISEvaluator):
     """detectron2's `LVISEvaluator`, with its arguments; see the head of this file."""
 
     def __init__(
-        self, dataset_name: str, tasks: Sequence[str] | None = None, *args: Any, **kwargs: Any
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] | CfgNode | None = None,
+        *args: Any,
+        **kwargs: Any,
     ):
         self._dataset_name = dataset_name
         tasks = measurable(tasks, dataset_name, annotations_of(dataset_name, "lvis"))
@@ -93,18 +102,21 @@ def only_images(lvis_api: Any, image_ids: Sequence[int | str]) -> Iterator[None]
 
 
 def measurable(
-    tasks: Sequence[str] | None, dataset_name: str, annotations: Annotations | None
+    tasks: Sequence[str] | CfgNode | None, dataset_name: str, annotations: Annotations | None
 ) -> Sequence[str] | None:
     """The tasks to evaluate: boxes alone where all was asked for and a dataset has no masks.
 
     Args:
-        tasks: of "bbox" and "segm", or None for all that the predictions have.
+        tasks: of "bbox" and "segm", or None for all that the predictions have. A config, which
+            detectron2 once took in this place, is as good as None.
         dataset_name: for messages.
         annotations: of that dataset, or None where they are not known.
 
     Raises:
         ValueError: masks were asked for, and there are none.
     """
+    if isinstance(tasks, CfgNode):
+        tasks = None
     rows = [] if annotations is None else annotations.annotations
     if not rows or any("segmentation" in row for row in rows):
         return tasks

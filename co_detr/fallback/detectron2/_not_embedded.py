@@ -10,7 +10,7 @@ from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from opcode import opmap
 from types import FrameType, ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 REMEDY = (
     "not part of the subset of detectron2 that is embedded in co_detr. Where detectron2 itself has "
@@ -22,6 +22,13 @@ def explain_missing_parts(package: ModuleType) -> None:
     """Let imports of what a package, or a module inside of it, does not have end in `REMEDY`."""
     _explain_missing_names(package)
     sys.meta_path.insert(0, _Finder(f"{package.__name__}."))
+
+
+def refuse(function: str, **options: Any) -> None:
+    """Raise ValueError for options of upstream's that are set, and that the subset has not."""
+    for name, value in options.items():
+        if value:
+            raise ValueError(f"{function}({name}={value!r}): {name} is {REMEDY}")
 
 
 class _Finder:

@@ -65,6 +65,7 @@ class DetectionCheckpointer(Checkpointer):
             save_to_disk = comm.is_main_process()
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.path_manager = PathManager
+        self._matches_by_suffix = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write the model, the checkpointables and `kwargs` to `<save_dir>/<name>.pth`."""
@@ -84,6 +85,27 @@ class DetectionCheckpointer(Checkpointer):
         """Note in `<save_dir>/last_checkpoint` which file to resume from."""
         with self._open(os.path.join(self.save_dir, "last_checkpoint"), "w") as f:
             f.write(last_filename_basename)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint, as fvcore's `Checkpointer`.
+
+        Args:
+            path: a file or URL. With "?matching_heuristics=True" behind it, names are matched by
+                `match_by_suffix`.
+            args, kwargs: as there.
+
+        Raises:
+            ValueError: another query behind the path.
+        """
+        self._matches_by_suffix = False
+        if path and "?" in path and not os.path.isfile(path):
+            path, _, query = path.rpartition("?")
+            if query != "matching_heuristics=True":
+                raise ValueError(
+                    f"{path}?{query}: of queries there is only ?matching_heuristics=True"
+                )
+            self._matches_by_suffix = True
+        return super().load(path, *args, **kwargs)
 
     def _open(self, path: str, mode: str) -> contextlib.AbstractContextManager[IO]:
         """Open for writing; storage behind a URL is left to its own handler."""
@@ -120,7 +142,7 @@ class DetectionCheckpointer(Checkpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         """Load `checkpoint["model"]` and take it out; returns fvcore's incompatible keys."""
-        if checkpoint.get("matching_heuristics", False):
+        if checkpoint.get("matching_heuristics", self._matches_by_suffix):
             self._convert_ndarray_to_tensor(checkpoint["model"])
             checkpoint["model"] = match_by_suffix(
                 self.model.state_dict(), checkpoint["model"], self.logger

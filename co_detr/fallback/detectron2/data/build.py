@@ -8,7 +8,8 @@ import numpy as np
 import torch.utils.data as torchdata
 from tabulate import tabulate
 
-from detectron2.config import CfgNode
+from detectron2._not_embedded import refuse
+from detectron2.config import CfgNode, configurable
 from detectron2.data.catalog import (
     DatasetCatalog,
     MetadataCatalog,
@@ -16,7 +17,6 @@ from detectron2.data.catalog import (
 )
 from detectron2.data.common import AspectRatioGroupedDataset, DatasetFromList, MapDataset
 from detectron2.data.dataset_mapper import DatasetMapper
-from detectron2.data.from_config import accepts_config
 from detectron2.data.samplers import (
     InferenceSampler,
     RepeatFactorTrainingSampler,
@@ -76,7 +76,11 @@ def print_instances_class_histogram(dataset_dicts: list[dict], class_names: list
 
 
 def get_detection_dataset_dicts(
-    names: str | Sequence[str], filter_empty: bool = True, *, check_consistency: bool = True
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    proposal_files: Sequence[str] | None = None,
+    check_consistency: bool = True,
 ) -> list[dict]:
     """
     Load registered datasets for detection and concatenate their records.
@@ -84,13 +88,18 @@ def get_detection_dataset_dicts(
     Args:
         names: one or several registered names.
         filter_empty: leave out images that have no object or crowd regions only.
+        min_keypoints, proposal_files: not supported here, to be left as they are.
         check_consistency: check that all datasets have the same classes, and log how many
             objects each class has.
 
     Raises:
-        KeyError (a name that is not registered), ValueError (datasets with different classes),
-        AssertionError (no name, a dataset without images, nothing left by the filter).
+        KeyError (a name that is not registered), ValueError (datasets with different classes, or
+        what is not supported), AssertionError (no name, a dataset without images, nothing left by
+        the filter).
     """
+    refuse(
+        "get_detection_dataset_dicts", min_keypoints=min_keypoints, proposal_files=proposal_files
+    )
     names = [names] if isinstance(names, str) else list(names)
     assert names, "no dataset names given; set the names of registered datasets"
     records = []
@@ -123,7 +132,7 @@ def _mapped_dataset(dataset: Any, mapper: Callable | None) -> torchdata.Dataset:
     return dataset if mapper is None else MapDataset(dataset, mapper)
 
 
-def _train_sampler(cfg: CfgNode, records: list[dict]) -> torchdata.Sampler:
+def _train_sampler(cfg: CfgNode, records: Any) -> torchdata.Sampler:
     options = cfg.DATALOADER
     if options.SAMPLER_TRAIN == "TrainingSampler":
         return TrainingSampler(len(records))
@@ -138,11 +147,11 @@ def _train_sampler(cfg: CfgNode, records: list[dict]) -> torchdata.Sampler:
     )
 
 
-def _train_loader_arguments(
+def _train_loader_from_config(
     cfg: CfgNode,
     mapper: Callable[[dict], dict | None] | None = None,
     *,
-    dataset: list[dict] | None = None,
+    dataset: list[dict] | torchdata.Dataset | None = None,
     sampler: torchdata.Sampler | None = None,
 ) -> dict[str, Any]:
     """The arguments of `build_detection_train_loader` for a config."""
@@ -150,7 +159,8 @@ def _train_loader_arguments(
         dataset = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
-        sampler = _train_sampler(cfg, dataset) if sampler is None else sampler
+    if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
+        sampler = _train_sampler(cfg, dataset)
     return {
         "dataset": dataset,
         "mapper": DatasetMapper(cfg, True) if mapper is None else mapper,
@@ -161,7 +171,7 @@ def _train_loader_arguments(
     }
 
 
-@accepts_config(_train_loader_arguments)
+@configurable(from_config=_train_loader_from_config)
 def build_detection_train_loader(
     dataset: list | torchdata.Dataset,
     *,
@@ -225,7 +235,7 @@ def build_detection_train_loader(
     return batches if collate_fn is None else MapDataset(batches, collate_fn)
 
 
-def _test_loader_arguments(
+def _test_loader_from_config(
     cfg: CfgNode,
     dataset_name: str | Sequence[str],
     mapper: Callable[[dict], dict] | None = None,
@@ -238,7 +248,7 @@ def _test_loader_arguments(
     }
 
 
-@accepts_config(_test_loader_arguments)
+@configurable(from_config=_test_loader_from_config)
 def build_detection_test_loader(
     dataset: list | torchdata.Dataset,
     *,

@@ -33,6 +33,7 @@ class _PickledList:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> Any:
+        index = range(len(self))[index]  # from the end, and not beyond it
         start = int(self._ends[index - 1]) if index > 0 else 0
         stop = int(self._ends[index])
         return pickle.loads(memoryview(self._bytes[start:stop].numpy()))

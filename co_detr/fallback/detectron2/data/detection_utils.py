@@ -7,6 +7,7 @@ import pycocotools.mask as mask_util
 import torch
 from PIL import Image
 
+from detectron2._not_embedded import REMEDY
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.catalog import (
@@ -126,6 +127,8 @@ def transform_instance_annotations(
     annotation: dict,
     transforms: T.Transform | list[T.Transform],
     image_size: tuple[int, int],
+    *,
+    keypoint_hflip_indices: np.ndarray | None = None,
 ) -> dict:
     """
     Apply image transforms to one annotation, in place.
@@ -137,10 +140,20 @@ def transform_instance_annotations(
         annotation: with "bbox", "bbox_mode" and perhaps "segmentation".
         transforms: what was applied to the image.
         image_size: (height, width) of the transformed image.
+        keypoint_hflip_indices: without effect, as there are no keypoints.
 
     Returns:
         The same dict.
+
+    Raises:
+        ValueError: a segmentation of another type; or the annotation has keypoints, which nothing
+            here transforms.
     """
+    if "keypoints" in annotation:
+        raise ValueError(
+            f"an annotation with keypoints: to transform them is {REMEDY}. Take the keypoints out "
+            "of the annotation to train on its box"
+        )
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
     height, width = image_size

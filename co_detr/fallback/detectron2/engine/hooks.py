@@ -33,11 +33,13 @@ class CallbackHook(HookBase):
         before_train: Callable[[TrainerBase], Any] | None = None,
         after_train: Callable[[TrainerBase], Any] | None = None,
         before_step: Callable[[TrainerBase], Any] | None = None,
+        after_backward: Callable[[TrainerBase], Any] | None = None,
         after_step: Callable[[TrainerBase], Any] | None = None,
     ):
         self._before_train = before_train
         self._after_train = after_train
         self._before_step = before_step
+        self._after_backward = after_backward
         self._after_step = after_step
 
     def before_train(self) -> None:
@@ -48,11 +50,16 @@ class CallbackHook(HookBase):
         if self._after_train:
             self._after_train(self.trainer)
         # they may hold on to large objects
-        self._before_train = self._after_train = self._before_step = self._after_step = None
+        self._before_train = self._after_train = None
+        self._before_step = self._after_backward = self._after_step = None
 
     def before_step(self) -> None:
         if self._before_step:
             self._before_step(self.trainer)
+
+    def after_backward(self) -> None:
+        if self._after_backward:
+            self._after_backward(self.trainer)
 
     def after_step(self) -> None:
         if self._after_step:
@@ -160,7 +167,7 @@ class EvalHook(HookBase):
         self._function = eval_function
         self._after_train = eval_after_train
 
-    def _evaluate(self) -> None:
+    def _do_eval(self) -> None:
         results = self._function()
         if results:
             assert isinstance(
@@ -182,12 +189,12 @@ class EvalHook(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._evaluate()
+            self._do_eval()
 
     def after_train(self) -> None:
         # an exception leaves iter below max_iter
         if self._after_train and self.trainer.iter >= self.trainer.max_iter:
-            self._evaluate()
+            self._do_eval()
         # the function tends to hold on to the trainer
         self._function = None
 
@@ -224,7 +231,7 @@ class BestCheckpointer(HookBase):
         self.best_metric: float | None = None
         self.best_iter: int | None = None
 
-    def _look(self) -> None:
+    def _best_checking(self) -> None:
         latest = self.trainer.storage.latest().get(self._metric)
         if latest is None:
             logger.warning(
@@ -243,11 +250,11 @@ class BestCheckpointer(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
-            self._look()
+            self._best_checking()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            self._look()
+            self._best_checking()
 
 
 class LRScheduler(HookBase):

@@ -4,13 +4,14 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from detectron2._not_embedded import refuse
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 
@@ -34,6 +35,9 @@ class HookBase:
 
     def before_step(self) -> None:
         """Called before every step."""
+
+    def after_backward(self) -> None:
+        """Called after the backward pass of every step."""
 
     def after_step(self) -> None:
         """Called after every step."""
@@ -104,6 +108,10 @@ class TrainerBase:
         for hook in self._hooks:
             hook.before_step()
 
+    def after_backward(self) -> None:
+        for hook in self._hooks:
+            hook.after_backward()
+
     def after_step(self) -> None:
         for hook in self._hooks:
             hook.after_step()
@@ -143,21 +151,45 @@ class SimpleTrainer(TrainerBase):
     """
 
     def __init__(
-        self, model: nn.Module, data_loader: Iterable[Any], optimizer: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        data_loader: Iterable[Any],
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        async_write_metrics: bool = False,
     ):
+        """
+        Args:
+            model, data_loader, optimizer: see above.
+            gather_metric_period: iterations between two that log; the losses of the others are
+                not looked at.
+            zero_grad_before_forward: whether to let go of the gradients before the forward pass
+                instead of after it, for memory.
+            async_write_metrics: not supported here, to be left as it is.
+        """
+        refuse(type(self).__name__, async_write_metrics=async_write_metrics)
         super().__init__()
         model.train()
         self.model = model
         self.data_loader = data_loader
         self.optimizer = optimizer
-        self._opened_loader: Iterator[Any] | None = None
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self._data_loader_iter_obj: Iterator[Any] | None = None
 
     @property
     def _data_loader_iter(self) -> Iterator[Any]:
         # opened at the first step, not before: worker processes start with the then current state
-        if self._opened_loader is None:
-            self._opened_loader = iter(self.data_loader)
-        return self._opened_loader
+        if self._data_loader_iter_obj is None:
+            self._data_loader_iter_obj = iter(self.data_loader)
+        return self._data_loader_iter_obj
+
+    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable[Any]]) -> None:
+        """Take batches from another loader from the next step on; the present one goes first."""
+        del self.data_loader
+        self._data_loader_iter_obj = None
+        self.data_loader = data_loader_builder()
 
     def run_step(self) -> None:
         assert self.model.training, "the model was switched to evaluation mode during training"
@@ -165,24 +197,30 @@ class SimpleTrainer(TrainerBase):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
         loss_dict = self.model(data)
         if isinstance(loss_dict, Tensor):
             losses, loss_dict = loss_dict, {"total_loss": loss_dict}
         else:
             losses = sum(loss_dict.values())
-        self.optimizer.zero_grad()
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
         losses.backward()
+        self.after_backward()
         self._write_metrics(loss_dict, data_time)
         self.optimizer.step()
 
     def _write_metrics(
         self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = ""
     ) -> None:
-        """Log the losses, averaged over the ranks, and the longest wait for data.
+        """Log the losses, averaged over the ranks, and the longest wait for data, if it is time.
 
         Raises:
             FloatingPointError: the sum of the losses is not finite.
         """
+        if (self.iter + 1) % self.gather_metric_period != 0:
+            return
         # one copy from the device, whatever the number of losses
         values = torch.stack([loss.detach().float().reshape(()) for loss in loss_dict.values()])
         metrics = dict(zip(loss_dict, values.tolist()))
@@ -220,18 +258,32 @@ class AMPTrainer(SimpleTrainer):
         model: nn.Module,
         data_loader: Iterable[Any],
         optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
         grad_scaler: torch.amp.GradScaler | None = None,
         precision: torch.dtype = torch.float16,
+        log_grad_scaler: bool = False,
+        async_write_metrics: bool = False,
     ):
         """
         Args:
-            model, data_loader, optimizer: as for `SimpleTrainer`.
+            model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward,
+                async_write_metrics: as for `SimpleTrainer`.
             grad_scaler: scales losses against underflow; None for one with default settings.
             precision: the reduced precision.
+            log_grad_scaler: whether to log the scale as "[metric]grad_scaler".
         """
         if isinstance(model, (DataParallel, DistributedDataParallel)):
             assert len(model.device_ids or ()) <= 1, "AMPTrainer drives one device per process"
-        super().__init__(model, data_loader, optimizer)
+        super().__init__(
+            model,
+            data_loader,
+            optimizer,
+            gather_metric_period,
+            zero_grad_before_forward,
+            async_write_metrics,
+        )
+        self.log_grad_scaler = log_grad_scaler
         self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
         self.precision = precision
 
@@ -242,14 +294,21 @@ class AMPTrainer(SimpleTrainer):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
         with torch.autocast("cuda", dtype=self.precision):
             loss_dict = self.model(data)
             if isinstance(loss_dict, Tensor):
                 losses, loss_dict = loss_dict, {"total_loss": loss_dict}
             else:
                 losses = sum(loss_dict.values())
-        self.optimizer.zero_grad()
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
         self.grad_scaler.scale(losses).backward()
+        if self.log_grad_scaler:
+            scale = self.grad_scaler.get_scale()
+            get_event_storage().put_scalar("[metric]grad_scaler", scale)
+        self.after_backward()
         self._write_metrics(loss_dict, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()

@@ -17,7 +17,10 @@ from pycocotools.coco import COCO
 from tabulate import tabulate
 
 from co_detr.evaluation.coco_api import COCOeval
+from detectron2._not_embedded import refuse
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -48,17 +51,20 @@ class COCOEvaluator(DatasetEvaluator):
     def __init__(
         self,
         dataset_name: str,
-        tasks: Sequence[str] | None = None,
+        tasks: Sequence[str] | CfgNode | None = None,
         distributed: bool = True,
         output_dir: str | None = None,
         *,
         max_dets_per_image: int | None = None,
         use_fast_impl: bool = True,
+        kpt_oks_sigmas: Sequence[float] = (),
+        allow_cached_coco: bool = True,
     ):
         """
         Args:
-            dataset_name: a dataset whose metadata holds `json_file`.
-            tasks: of "bbox" and "segm"; None for all that the predictions have.
+            dataset_name: a dataset whose metadata holds `json_file`, the path of an annotation
+                file, or `thing_classes`; then its records are what it is evaluated by.
+            tasks: of "bbox" and "segm"; None, or a config, for all that the predictions have.
             distributed: whether to collect the predictions of all ranks.
             output_dir: where to write coco_instances_results.json and instances_predictions.pth;
                 None to write nothing.
@@ -66,29 +72,42 @@ class COCOEvaluator(DatasetEvaluator):
                 None means 100.
             use_fast_impl: accepted so that configurations carry over; there is one implementation
                 here, hotcoco, with the results of pycocotools.
+            kpt_oks_sigmas: not supported here, to be left as it is.
+            allow_cached_coco: accepted like `use_fast_impl`; records are read anew each time.
+
+        Raises:
+            AttributeError: the metadata hold neither.
+            ValueError: what is not supported is asked for.
         """
+        refuse("COCOEvaluator", kpt_oks_sigmas=kpt_oks_sigmas)
         self._logger = logging.getLogger(__name__)
+        # where configs once were, and the tasks went by the predictions
+        tasks = None if isinstance(tasks, CfgNode) else tasks
         self._tasks = tuple(tasks) if tasks is not None else None
         self._distributed = distributed
         self._output_dir = output_dir
         limit = 100 if max_dets_per_image is None else int(max_dets_per_image)
         self._max_dets = [min(1, limit), min(10, limit), limit]
         self._metadata = MetadataCatalog.get(dataset_name)
-        if not hasattr(self._metadata, "json_file"):
+        if hasattr(self._metadata, "json_file"):
+            with open(PathManager.get_local_path(self._metadata.json_file)) as file:
+                content = json.load(file)
+        elif hasattr(self._metadata, "thing_classes"):
+            content = convert_to_coco_dict(dataset_name)
+        else:
             raise AttributeError(
-                f"the metadata of '{dataset_name}' has no json_file: register the dataset with "
-                "register_coco_instances, or set json_file to a COCO-format annotation file"
+                f"the metadata of '{dataset_name}' has neither json_file nor thing_classes: "
+                "register the dataset with register_coco_instances, or name its classes by "
+                f"MetadataCatalog.get('{dataset_name}').thing_classes = [...]"
             )
-        with open(PathManager.get_local_path(self._metadata.json_file)) as file:
-            content = json.load(file)
         content.setdefault("info", {})  # loadRes copies it
         # pycocotools takes the id 0 for "not matched" and keeps ids as floats; nobody sees them
         for number, annotation in enumerate(content.get("annotations", ()), start=1):
             annotation["id"] = number
-        self._coco = COCO()
-        self._coco.dataset = content
+        self._coco_api = COCO()
+        self._coco_api.dataset = content
         with contextlib.redirect_stdout(io.StringIO()):
-            self._coco.createIndex()
+            self._coco_api.createIndex()
         self._predictions: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -130,7 +149,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._restore_category_ids(detections)
         if self._output_dir:
             self._write(predictions, detections)
-        if "annotations" not in self._coco.dataset:
+        if "annotations" not in self._coco_api.dataset:
             self._logger.info("The annotation file has no annotations: results are only written.")
             return {}
         results: dict[str, dict[str, float]] = OrderedDict()
@@ -180,7 +199,7 @@ class COCOEvaluator(DatasetEvaluator):
             # the area is taken from the box where there is one; a mask has its own
             detections = [{k: v for k, v in d.items() if k != "bbox"} for d in detections]
 
-        evaluation = COCOeval(self._coco, detections, task)
+        evaluation = COCOeval(self._coco_api, detections, task)
         evaluation.params.maxDets = self._max_dets
         if img_ids is not None:
             evaluation.params.imgIds = list(img_ids)
@@ -192,9 +211,13 @@ class COCOEvaluator(DatasetEvaluator):
                 evaluation.summarize()
         table = [line for line in report.getvalue().splitlines() if "Average" in line]
         self._logger.info("Evaluation of %s:\n%s", task, "\n".join(table))
-        return self._metrics(evaluation, task)
+        names = getattr(self._metadata, "thing_classes", None)
+        return self._derive_coco_results(evaluation, task, names)
 
-    def _metrics(self, evaluation: Any, task: str) -> dict[str, float]:
+    def _derive_coco_results(
+        self, evaluation: Any, task: str, names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """The numbers of an evaluation of a task, and the AP of each class if there are names."""
         precision = evaluation.eval["precision"]  # thresholds, recalls, categories, sizes, limits
         params = evaluation.params
         results: dict[str, float] = OrderedDict()
@@ -208,7 +231,6 @@ class COCOEvaluator(DatasetEvaluator):
         if undefined:
             self._logger.info("Not defined on this dataset, shown as NaN: %s", undefined)
 
-        names = getattr(self._metadata, "thing_classes", None)
         if names is None or len(names) <= 1:
             return results
         assert len(names) == precision.shape[2], (

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from co_detr.evaluation.lvis_api import LVIS, LVISEval, LVISResults
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -33,7 +34,7 @@ class LVISEvaluator(DatasetEvaluator):
     def __init__(
         self,
         dataset_name: str,
-        tasks: Sequence[str] | None = None,
+        tasks: Sequence[str] | CfgNode | None = None,
         distributed: bool = True,
         output_dir: str | None = None,
         *,
@@ -42,13 +43,15 @@ class LVISEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a dataset whose metadata holds `json_file`.
-            tasks: of "bbox" and "segm"; None for all that the predictions have.
+            tasks: of "bbox" and "segm"; None, or a config, for all that the predictions have.
             distributed: whether to collect the predictions of all ranks.
             output_dir: where to write lvis_instances_results.json; None to write nothing.
             max_dets_per_image: detections of an image that count, over all categories, the best
                 first. None means 300, LVIS's own limit.
         """
         self._logger = logging.getLogger(__name__)
+        # where configs once were, and the tasks went by the predictions
+        tasks = None if isinstance(tasks, CfgNode) else tasks
         self._tasks = tuple(tasks) if tasks is not None else None
         self._distributed = distributed
         self._output_dir = output_dir
@@ -111,14 +114,18 @@ class LVISEvaluator(DatasetEvaluator):
     def _restore_category_ids(self, detections: list[dict[str, Any]]) -> None:
         """Replace labels 0..K-1 by the category ids of the annotation file, in place."""
         id_map = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
-        if id_map is None:  # LVIS numbers its categories from 1
-            original = {
-                i: category for i, category in enumerate(sorted(self._lvis_api.get_cat_ids()))
-            }
+        if id_map is None:  # LVIS numbers its categories from 1, and so does `load_lvis_json`
+            original = {category - 1: category for category in self._lvis_api.get_cat_ids()}
         else:
             original = {label: category for category, label in id_map.items()}
         for detection in detections:
-            detection["category_id"] = original[detection["category_id"]]
+            label = detection["category_id"]
+            if label not in original:
+                raise AssertionError(
+                    f"a prediction has class {label}, which none of the dataset's {len(original)} "
+                    "categories has: does the model's num_classes fit the dataset?"
+                )
+            detection["category_id"] = original[label]
 
     def _evaluate_task(self, task: str, detections: list[dict[str, Any]]) -> dict[str, float]:
         if not detections:

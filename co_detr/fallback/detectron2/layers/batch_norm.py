@@ -61,14 +61,23 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
         return module
 
 
-class LayerNorm(nn.LayerNorm):
-    """Layer norm over the channels of a map (N, C, H, W), at each position on its own."""
+class LayerNorm(nn.Module):
+    """Layer norm over the channels of a map (N, C, H, W), at each position on its own.
+
+    As upstream's it is no `nn.LayerNorm`: `get_default_optimizer_params` takes it for no norm.
+    """
 
     def __init__(self, normalized_shape: int, eps: float = 1e-6):
-        super().__init__(normalized_shape, eps=eps)
+        super().__init__()
+        self.normalized_shape = (normalized_shape,)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(normalized_shape))
+        self.bias = nn.Parameter(torch.zeros(normalized_shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
 
 
 _NORMS: dict[str, Callable[[int], nn.Module]] = {

@@ -2,8 +2,9 @@
 
 import torch
 from torchvision.ops import boxes as box_ops
+from torchvision.ops import nms
 
-__all__ = ["batched_nms"]
+__all__ = ["batched_nms", "nms"]
 
 
 def batched_nms(

@@ -12,7 +12,8 @@ def detector_postprocess(
     Args:
         results: detections in the frame of `results.image_size`, with `pred_boxes` (or
             `proposal_boxes`) and optionally `pred_masks` (R, 1, M, M), probabilities within the
-            box. Other fields are handed on as they are. The argument is not changed.
+            box, and `pred_keypoints` (R, K, 3). Other fields are handed on as they are. The
+            argument is not changed.
         output_height, output_width: of the wanted frame, in pixels.
         mask_threshold: mask pixels with at least this probability are set.
 
@@ -31,6 +32,10 @@ def detector_postprocess(
     boxes.clip((output_height, output_width))
 
     fields = {**results.get_fields(), name: boxes}
+    if results.has("pred_keypoints"):
+        keypoints = results.pred_keypoints
+        scale = keypoints.new_tensor([output_width / width, output_height / height, 1])
+        fields["pred_keypoints"] = keypoints * scale
     output = Instances((output_height, output_width), **fields)[boxes.nonempty()]
     if output.has("pred_masks"):
         output.pred_masks = paste_masks_in_image(

@@ -133,7 +133,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         get_default_optimizer_params(
             model,
             base_lr=solver.BASE_LR,
-            weight_decay=solver.WEIGHT_DECAY,
             weight_decay_norm=solver.WEIGHT_DECAY_NORM,
             bias_lr_factor=solver.BIAS_LR_FACTOR,
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,

@@ -143,7 +143,8 @@ class PolygonMasks:
     def _checked(polygons: list) -> list[np.ndarray]:
         if not isinstance(polygons, list):
             raise ValueError(f"each object must be a list of polygons, got {type(polygons)}")
-        arrays = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
+        # copies: transforms change coordinates in place
+        arrays = [np.array(polygon, dtype=np.float64) for polygon in polygons]
         for array in arrays:
             if array.ndim != 1 or len(array) % 2 or len(array) < 6:
                 raise ValueError(

@@ -51,6 +51,7 @@ class EventStorage:
         self._latest: dict[str, tuple[float, int]] = {}
         self._smoothing_hints: dict[str, bool] = {}
         self._prefix = ""
+        self._vis_data: list[tuple[str, torch.Tensor, int]] = []
 
     def put_scalar(
         self, name: str, value, smoothing_hint: bool = True, cur_iter: int | None = None
@@ -77,6 +78,19 @@ class EventStorage:
         """Record several numbers, given by keyword."""
         for name, value in scalars.items():
             self.put_scalar(name, value, smoothing_hint, cur_iter)
+
+    def put_image(self, img_name: str, img_tensor) -> None:
+        """Keep a picture for the writers that show some, until `clear_images`.
+
+        Args:
+            img_name: its name there.
+            img_tensor: (C, H, W), uint8, or floats in [0, 1]; RGB.
+        """
+        self._vis_data.append((img_name, img_tensor, self.iter))
+
+    def clear_images(self) -> None:
+        """Let go of all pictures."""
+        self._vis_data = []
 
     def history(self, name: str) -> HistoryBuffer:
         """Return all values of a scalar.
@@ -192,7 +206,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Writes scalars as a tensorboard event file.
+    """Writes scalars and pictures as a tensorboard event file.
 
     Args:
         log_dir: folder of the file, which is created by the first write.
@@ -215,6 +229,10 @@ class TensorboardXWriter(EventWriter):
         values = get_event_storage().latest_with_smoothing_hint(self._window_size)
         for name, (value, iteration) in self._new.pick(values).items():
             self._writer.add_scalar(name, value, iteration)
+        storage = get_event_storage()
+        for name, picture, iteration in storage._vis_data:
+            self._writer.add_image(name, picture, iteration)
+        storage.clear_images()  # nobody else writes them
 
     def close(self) -> None:
         if "_writer" in self.__dict__:  # otherwise closing would create an empty file

@@ -3,7 +3,7 @@
 from typing import Any
 
 # COCO's 80 detection categories in id order. Ids run from 1 to 90 with ten gaps.
-COCO_CATEGORIES = {
+_COCO_NAMES = {
     1: "person",
     2: "bicycle",
     3: "car",
@@ -90,8 +90,8 @@ COCO_CATEGORIES = {
 def coco_metadata() -> dict[str, Any]:
     """`thing_classes` and `thing_dataset_id_to_contiguous_id` of COCO, as its files give them."""
     return {
-        "thing_classes": list(COCO_CATEGORIES.values()),
+        "thing_classes": list(_COCO_NAMES.values()),
         "thing_dataset_id_to_contiguous_id": {
-            category_id: index for index, category_id in enumerate(COCO_CATEGORIES)
+            category_id: index for index, category_id in enumerate(_COCO_NAMES)
         },
     }

@@ -11,10 +11,10 @@ import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
+from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["load_coco_json", "register_coco_instances"]
+__all__ = ["convert_to_coco_dict", "load_coco_json", "register_coco_instances"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ def load_coco_json(
         degenerate are left out.
 
     Raises:
-        FileNotFoundError, ValueError (an empty box), KeyError (a category that the file does not
-        list), AssertionError (repeated annotation ids).
+        FileNotFoundError, ValueError (an empty box, an object to ignore), KeyError (a category that
+        the file does not list), AssertionError (repeated annotation ids).
     """
     start = time.perf_counter()
     json_file = PathManager.get_local_path(json_file)
@@ -90,6 +90,12 @@ def load_coco_json(
     for image in images:
         annotations = []
         for row in api.imgToAnns[image["id"]]:
+            if row.get("ignore", 0):
+                raise ValueError(
+                    f"annotation {row['id']} in {json_file} has ignore={row['ignore']!r}, which "
+                    "COCO's format does not know: remove the annotation, or make it a crowd region "
+                    "(iscrowd=1)"
+                )
             annotation = {key: row[key] for key in keys if key in row}
             if "bbox" in annotation and len(annotation["bbox"]) == 0:
                 raise ValueError(
@@ -124,6 +130,54 @@ def load_coco_json(
     if dropped:
         logger.warning(f"{json_file}: dropped {dropped} objects without a valid polygon")
     return records
+
+
+def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
+    """
+    Write the records of a registered dataset in COCO's instance format.
+
+    Args:
+        dataset_name: with "image_id" (else images are numbered from 0) and "annotations" in its
+            records, and `thing_classes` in its metadata. Where these also have
+            `thing_dataset_id_to_contiguous_id`, category ids are those of the dataset again.
+
+    Returns:
+        "images", "annotations" (numbered from 1, boxes as absolute XYWH) and "categories".
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    id_map = getattr(metadata, "thing_dataset_id_to_contiguous_id", None)
+    category_ids = {label: category for category, label in (id_map or {}).items()}
+    images, annotations = [], []
+    for index, record in enumerate(DatasetCatalog.get(dataset_name)):
+        image_id = record.get("image_id", index)
+        facts = {key: record[key] for key in ("width", "height") if key in record}
+        images.append({"id": image_id, **facts, "file_name": str(record["file_name"])})
+        for row in record.get("annotations", ()):
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": category_ids.get(row["category_id"], row["category_id"]),
+                "iscrowd": int(row.get("iscrowd", 0)),
+            }
+            box = [float(value) for value in row["bbox"]]
+            box = BoxMode.convert(box, row["bbox_mode"], BoxMode.XYWH_ABS)
+            annotation["bbox"] = [round(value, 3) for value in box]
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+            segmentation = row.get("segmentation")
+            if isinstance(segmentation, dict):  # run lengths
+                annotation["area"] = float(mask_util.area(segmentation))
+                counts = segmentation["counts"]
+                counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+                segmentation = {**segmentation, "counts": counts}
+            elif segmentation:
+                segmentation = [[float(value) for value in polygon] for polygon in segmentation]
+                annotation["area"] = PolygonMasks([segmentation]).area().item()
+            if segmentation:
+                annotation["segmentation"] = segmentation
+            annotations.append(annotation)
+    names = enumerate(metadata.thing_classes)
+    categories = [{"id": category_ids.get(label, label), "name": name} for label, name in names]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
 def register_coco_instances(

@@ -42,7 +42,12 @@ class Augmentation:
 
     Its parameters name the attributes of the `AugInput` it wants to see, for example
     `get_transform(self, image, boxes)`. Randomness comes from numpy's global generator.
+
+    Attributes:
+        input_args: these names, where the parameters are called otherwise; None to go by them.
     """
+
+    input_args: tuple[str, ...] | None = None
 
     def _init(self, params: dict[str, Any] | None = None) -> None:
         """Store a constructor's `locals()` as attributes."""
@@ -57,7 +62,8 @@ class Augmentation:
     def __call__(self, aug_input: Any) -> Transform:
         """Draw a transform, apply it to `aug_input` in place and return it."""
         values = []
-        for name in _input_names(self.get_transform):
+        names = self.input_args
+        for name in _input_names(self.get_transform) if names is None else names:
             if not hasattr(aug_input, name):
                 raise AttributeError(
                     f"{type(self).__name__}.get_transform asks for {name!r}, which the "
