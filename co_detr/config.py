@@ -43,6 +43,7 @@ from co_detr.engine.build import (
     build_train_loader,
     clip_grad_params,
 )
+from co_detr.engine.schedule import build_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -209,8 +210,8 @@ class LazyConfigTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
-        multiplier = instantiate(to_lazy_config(cfg).lr_multiplier)
-        return LRMultiplier(optimizer, multiplier, max_iter=cfg.SOLVER.MAX_ITER)
+        schedule = build_schedule(to_lazy_config(cfg))
+        return LRMultiplier(optimizer, schedule, max_iter=cfg.SOLVER.MAX_ITER)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:

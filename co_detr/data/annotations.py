@@ -183,9 +183,11 @@ class _Reading:
 
     def parsed(self) -> dict:
         with open(self.json_file, "rb") as file:
-            content = file.read()
+            encoded = file.read()
+        if json.detect_encoding(encoded) != "utf-8":
+            self.note("the text is in another form of Unicode than UTF-8 without a mark")
         try:
-            content = json.loads(content)  # of UTF-8, -16 or -32, with or without a mark
+            content = json.loads(encoded)  # of UTF-8, -16 or -32, with or without a mark
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{self.json_file} is no JSON file, as its text is no UTF-8 ({error}): save it as "

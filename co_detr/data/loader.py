@@ -142,7 +142,7 @@ class TrainingDataset(Dataset):
         self.mapper = mapper
         self.seed = seed
         self.mix = mix
-        self.count = UnreadableCount()
+        self.count = UnreadableCount(total=len(dicts))
 
     def __len__(self) -> int:
         return len(self.records)

@@ -6,6 +6,7 @@ meets, classes in another order, spoils it in silence.
 
 import logging
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from pydoc import locate
 from typing import Any
@@ -78,15 +79,23 @@ def check_datasets(cfg: DictConfig, splits: Sequence[str]) -> None:
 
 def on_main_process(check: Callable[[], Any]) -> None:
     """Call a function on the main process; what it raises is raised on all, so that none waits."""
-    error = None
+    error: Exception | None = None
     if comm.is_main_process():
         try:
             check()
         except Exception as raised:
             error = raised
-    shared = comm.all_gather(error)[0]  # without its traceback
+    shared = comm.all_gather(None if error is None else _sendable(error))[0]
     if shared is not None:
         raise error or shared
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error to raise in another process; one with arguments of its own may not get there."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # without its traceback
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def check_pictures_exist(records: Sequence[dict], name: str) -> None:

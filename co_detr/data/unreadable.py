@@ -28,8 +28,9 @@ READING_ERRORS = (
 class UnreadableCount:
     """Counts the pictures that were and were not read.
 
-    One limit holds wherever pictures are read: of the pictures looked at, or that are to be, a
-    hundredth may be unreadable, but ten may always: few pictures say little about a share.
+    One limit holds wherever pictures are read: of the pictures that are to be read, or else were, a
+    hundredth may be unreadable, but ten may always: few pictures say little about a share. A
+    picture that is met again, in the next epoch, is none more.
 
     Args:
         total: number of pictures to be read, where it is known.
@@ -41,23 +42,30 @@ class UnreadableCount:
     def __init__(self, total: int = 0) -> None:
         self.total = total
         self.num_read = 0
-        self.num_unreadable = 0
+        self._unreadable: set[str] = set()
 
     def add_read(self) -> None:
         self.num_read += 1
 
     def add_unreadable(self, error: UnreadablePicture) -> None:
-        """Count a picture, and log its name and the reason."""
-        self.num_unreadable += 1
+        """Count a picture, and log its name and the reason the first time."""
+        if str(error.file) in self._unreadable:
+            return
+        self._unreadable.add(str(error.file))
         logger.warning(f"{error}; left out, {self.num_unreadable} skipped so far in this process")
 
     @property
+    def num_unreadable(self) -> int:
+        return len(self._unreadable)
+
+    @property
     def num_seen(self) -> int:
-        return self.num_read + self.num_unreadable
+        seen = self.num_read + self.num_unreadable
+        return min(seen, self.total) if self.total else seen
 
     @property
     def exceeds_limit(self) -> bool:
-        share = self.ALLOWED_SHARE * max(self.total, self.num_seen)
+        share = self.ALLOWED_SHARE * (self.total or self.num_seen)
         return self.num_unreadable > max(self.ALWAYS_ALLOWED, share)
 
     def too_many(self, last: UnreadablePicture) -> RuntimeError:

@@ -63,6 +63,8 @@ class EarlyStop(HookBase):
         patient = True
         if comm.is_main_process():
             value, _ = self.trainer.storage.latest().get(self._metric, (math.nan, None))
+            # once more if the run has ended between this and the end of the evaluation
+            self._results = [result for result in self._results if result[0] < done]
             self._results.append((done, float(value)))
             with whole_file(self._path) as file:
                 json.dump(self._results, file)

@@ -1,5 +1,6 @@
 """Hooks that detectron2 has too, changed so that an interrupted run continues like a whole one."""
 
+import contextlib
 import logging
 import math
 import os
@@ -100,7 +101,8 @@ class PeriodicCheckpointer(hooks.PeriodicCheckpointer):
         self.checkpointer.save(name, iteration=iteration)
         self.recent_checkpoints.append(os.path.join(self.checkpointer.save_dir, f"{name}.pth"))
         while self.max_to_keep is not None and len(self.recent_checkpoints) > self.max_to_keep:
-            os.remove(self.recent_checkpoints.pop(0))
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed it by hand
+                os.remove(self.recent_checkpoints.pop(0))
 
 
 class BestCheckpointer(HookBase):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from co_detr.checkpoint.matching import UnfittingCheckpointError, compare, first
 
 from .build import total_batch_size
 from .checkpoint import WholeFileCheckpointer
+from .schedule import build_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def traces_of_run(folder: str) -> Iterator[str]:
 
 def facts_of(cfg: DictConfig) -> dict[str, Any]:
     """What of a run's settings decides over its course, as plain values for the checkpoint."""
-    schedule = instantiate(cfg.lr_multiplier)
+    schedule = build_schedule(cfg)
     return {
         "train.max_iter": cfg.train.max_iter,
         "train.seed": cfg.train.seed,

@@ -131,7 +131,10 @@ def _shield(before: Any, worker_id: int) -> None:
 
 
 def _end_by_order_of_the_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    # of which a worker that a server has forked is no child
+    parent = multiprocessing.parent_process()
+    pid = os.getppid() if parent is None else parent.pid
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
         pass
     os._exit(0)
 

@@ -52,8 +52,10 @@ from .hooks import (
 from .interruption import StopOnSignal, UnlessAsked, UntilAsked
 from .loggers import build_loggers, names_of
 from .metrics_file import forget_rows_from, is_evaluated
+from .missed_evaluation import MissedEvaluation
 from .prefetch import prefetched
 from .printer import FileWriter, GroupedMetricPrinter
+from .schedule import build_schedule
 from .settings import check_settings
 from .speed import set_tf32
 from .trainer import Trainer
@@ -167,7 +169,9 @@ def setup(args: argparse.Namespace) -> DictConfig:
     for warning in warnings:
         logger.warning(warning)
     settle_validation(cfg)
-    cfg.train.seed = _seed_of_run(cfg.train.get("seed"), output_dir, args.resume)
+    cfg.train.seed = _seed_of_run(
+        cfg.train.get("seed"), output_dir, args.resume, keep=not args.eval_only
+    )
     with naming_full_disk(output_dir):
         default_setup(cfg, args)
     cfg.train.device = _device_there_is(cfg.train.device)
@@ -184,7 +188,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
     return cfg
 
 
-def _seed_of_run(seed: int | None, output_dir: str, resume: bool) -> int:
+def _seed_of_run(seed: int | None, output_dir: str, resume: bool, keep: bool) -> int:
     """The configured seed; where there is none, a random one, kept for when the run is resumed."""
     if seed is not None and seed >= 0:
         return seed
@@ -195,8 +199,9 @@ def _seed_of_run(seed: int | None, output_dir: str, resume: bool) -> int:
                 seed = int(file.read())
         else:
             seed = secrets.randbits(31)
-            with whole_file(path) as file:
-                file.write(str(seed))
+            if keep:
+                with whole_file(path) as file:
+                    file.write(str(seed))
         logger.info(f"train.seed is not set: the random seed of this run is {seed}")
     return comm.all_gather(seed)[0]
 
@@ -366,21 +371,24 @@ def build_hooks(
     built: list[HookBase] = []
     if ema is not None:
         built.append(AverageWeights(ema, model, train.ema.get("start", 0)))
-    built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
+    built += [hooks.IterationTimer(), hooks.LRScheduler(scheduler=build_schedule(cfg))]
     if torch.device(train.device).type == "cuda":
         built.append(PeakMemory())
     # saved before evaluation: whatever happens there, the training so far is safe
     saver = PeriodicCheckpointer(checkpointer, **train.checkpointer)
     stop = StopOnSignal(checkpointer, saver)
-    built += [saver, stop, hooks.EvalHook(eval_period, stop.unless_asked(evaluate))]
-    if best and best.enabled and cfg.dataloader.get("evaluator") is not None:
+    built += [saver, stop]
+    evaluation: list[HookBase] = [hooks.EvalHook(eval_period, stop.unless_asked(evaluate))]
+    if cfg.dataloader.get("evaluator") is None:
+        return built + evaluation
+    if best and best.enabled:
         evaluated = model if ema is None else ema.module
-        built.append(
+        evaluation.append(
             BestCheckpointer(eval_period, evaluated, train.output_dir, best.metric, best.mode)
         )
     if patience := patience_of(cfg):
-        built.append(EarlyStop(patience, eval_period, checkpointer, best.metric, best.mode))
-    return built
+        evaluation.append(EarlyStop(patience, eval_period, checkpointer, best.metric, best.mode))
+    return built + evaluation + [MissedEvaluation(train.output_dir, eval_period, evaluation)]
 
 
 def build_writers(cfg: DictConfig) -> list[HookBase]:

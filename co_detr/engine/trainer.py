@@ -3,8 +3,10 @@
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch.distributed as dist
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from fvcore.common.history_buffer import HistoryBuffer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
@@ -26,6 +29,9 @@ from .fsdp import average_gradients, distributed, whole
 from .optimizer_state import fit_optimizer_state, laid_out_like, named_state
 
 logger = logging.getLogger(__name__)
+
+# values that are kept of each scalar
+HISTORY = 1000
 
 # among the scalars of a step: the signal that asks this rank to end, or 0
 _SIGNAL = "signal_to_end"
@@ -89,6 +95,12 @@ class Trainer(SimpleTrainer):
             super().train(start_iter, max_iter)
         except StopTraining as stop:
             logger.info(f"Training has {stop}")
+
+    def before_train(self) -> None:
+        # enough for all windows that writers look at; all values of a long run fill gigabytes
+        histories = cast(defaultdict[str, HistoryBuffer], self.storage.histories())
+        histories.default_factory = partial(HistoryBuffer, max_length=HISTORY)
+        super().before_train()
 
     def run_step(self) -> None:
         if not self.model.training:
@@ -197,7 +209,8 @@ class Trainer(SimpleTrainer):
                     f"finite: {values}; the weights are those of the iteration before"
                 )
             del values["grad_norm"]
-        self.storage.put_scalars(data_time=data_time, **values)
+        if comm.is_main_process():  # nobody asks the others
+            self.storage.put_scalars(data_time=data_time, **values)
 
     def _averaged(self, scalars: Mapping[str, Tensor]) -> dict[str, float]:
         """Mean over the ranks of every scalar, by one collective and one copy from the device."""

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -34,8 +35,8 @@ class LVIS:
         if isinstance(annotation_path, dict):
             self.dataset = annotation_path
         else:
-            with open(annotation_path) as file:
-                self.dataset = json.load(file)
+            # bytes: json finds out about UTF-8, -16 or -32, with or without a mark
+            self.dataset = json.loads(Path(annotation_path).read_bytes())
         self._create_index()
 
     def _create_index(self) -> None:

@@ -140,7 +140,10 @@ def test_files_are_read_in_the_encodings_of_json(tiny, tmp_path, encoding):
     tiny.content["categories"][1]["name"] = "Kähne"
     file = tmp_path / "encoded.json"
     file.write_text(json.dumps(tiny.content, ensure_ascii=False), encoding=encoding)
-    assert read_annotations(str(file)).class_names == ["Kähne", "lamp"]
+    annotations = read_annotations(str(file))
+    assert annotations.class_names == ["Kähne", "lamp"]
+    # so that a repaired copy is what everybody reads
+    assert len(annotations.notes) == (encoding != "utf-8")
 
 
 def test_numbers_in_text_are_read_in_boxes_and_sizes(read):
@@ -272,6 +275,26 @@ def rle(height, width, counts=None):
         ),
         (at("annotations", 1, segmentation=rle(40, 60, [10, 5])), "annotation 2.*cover 15 pixels"),
         (at("annotations", 1, segmentation=rle(40, 60, [-1, 2401])), "no whole numbers from 0 on"),
+        # sums of 2^64 + 2400, the second one of runs that go up and down by 2^33 each
+        (
+            at("annotations", 1, segmentation=rle(40, 60, [2**62, 2**62, 2**62, 2**62 + 2400])),
+            "annotation 2.* one of 46116860184273903.. pixels of 40 x 60 = 2400",
+        ),
+        (
+            at(
+                "annotations",
+                1,
+                segmentation=rle(40, 60, "P[2" + "PPPPPP8" * 2**16 + "PPPPPPH" * 2**16),
+            ),
+            "annotation 2.* one of 281474976710656 pixels of 40 x 60 = 2400",
+        ),
+        (
+            lambda c: (
+                at("images", 0, height=2**16, width=2**16)(c),
+                at("annotations", 0, segmentation=rle(2**16, 2**16))(c),
+            ),
+            "annotation 1.* 65536 x 65536 = 4294967296 pixels, more than .*write polygons",
+        ),
         (at("annotations", 1, segmentation=rle(40, 60, ["a"])), "no whole numbers from 0 on"),
         (at("annotations", 1, segmentation={"size": [40, 60]}), "annotation 2.*no `counts`"),
         (at("annotations", 1, segmentation=rle(40, 60, "hello world")), "characters of no run"),

@@ -18,6 +18,7 @@ from co_detr.data.loader import (
     random_numbers_of,
     repeat_factors_of,
 )
+from co_detr.data.pictures import UnreadablePicture
 from co_detr.engine.prefetch import Prefetcher
 
 
@@ -239,16 +240,34 @@ def test_training_stops_when_no_picture_can_be_read(tiny):
     for path in tiny.root.iterdir():
         path.write_bytes(b"no picture")
     dataset = TrainingDataset(load_dataset(tiny.register()), _mapper(), seed=0)
-    with pytest.raises(RuntimeError, match="10 of 10 images could not be read.*Fetch the images"):
+    with pytest.raises(RuntimeError, match="4 of 4 images could not be read.*Fetch the images"):
         dataset[Draw(0, 0)]
 
 
-def test_training_stops_when_a_large_share_cannot_be_read(tiny):
-    (tiny.root / "1.png").write_bytes(b"no picture")
-    dataset = TrainingDataset(load_dataset(tiny.register()), _mapper(), seed=0)
-    with pytest.raises(RuntimeError, match="11 of .* could not be read.*1.png"):
+def broken(number, of):
+    """Records of which the first ones cannot be read, and a mapper."""
+
+    def mapper(record):
+        if record["image_id"] < number:
+            raise UnreadablePicture(record["file_name"], "broken")
+        return record
+
+    return [{"file_name": f"{i}.png", "image_id": i} for i in range(of)], mapper
+
+
+def test_training_stops_when_a_large_share_cannot_be_read():
+    dataset = TrainingDataset(*broken(11, of=40), seed=0)
+    with pytest.raises(RuntimeError, match="11 of .* could not be read.*png: broken"):
         for position in range(100):
-            dataset[Draw(position % 4, position)]
+            dataset[Draw(position % 40, position)]
+
+
+@pytest.mark.parametrize("number, of", [(10, 40), (12, 1200)])
+def test_a_few_pictures_may_be_broken_in_every_epoch(number, of, caplog):
+    dataset = TrainingDataset(*broken(number, of), seed=0)
+    for position in range(60 * number):
+        dataset[Draw(position % number, position)]
+    assert caplog.text.count("broken; left out") == number
 
 
 def test_a_picture_that_vanishes_is_skipped_and_named(tiny, caplog):

@@ -10,7 +10,12 @@ from detectron2.config import LazyConfig
 from omegaconf import OmegaConf
 from PIL import Image
 
-from co_detr.data.preflight import check_datasets, on_main_process, settle_validation
+from co_detr.data.preflight import (
+    _sendable,
+    check_datasets,
+    on_main_process,
+    settle_validation,
+)
 
 BLOCK = Path(__file__).parents[2] / "configs" / "common" / "data" / "coco_detr.py"
 SPLITS = ("train", "test")
@@ -217,6 +222,20 @@ def test_without_an_evaluator_nothing_of_a_validation_set_is_demanded(tiny):
 
 
 # ---------------------------------------------------------------------------- several ranks
+
+
+class Odd(Exception):
+    """One that pickle writes, but cannot read."""
+
+    def __init__(self, file, line):
+        super().__init__(f"{file}:{line}")
+
+
+def test_errors_that_cannot_be_sent_travel_as_text():
+    error = _sendable(Odd("a.json", 7))
+    assert isinstance(error, RuntimeError) and str(error) == "Odd: a.json:7"
+    error = _sendable(FileNotFoundError("a.json"))
+    assert isinstance(error, FileNotFoundError) and str(error) == "a.json"
 
 
 def _rank(rank, folder):

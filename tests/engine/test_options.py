@@ -8,8 +8,10 @@ from jobs import arguments, in_a_process, in_two_processes, losses
 from torch import nn
 
 from co_detr.engine import main
+from co_detr.engine.checkpoint import WholeFileCheckpointer
 from co_detr.engine.early_stop import num_without_progress
 from co_detr.engine.freezing import KeepFrozen, freeze
+from co_detr.engine.hooks import PeriodicCheckpointer
 
 KEEP_ALL = "train.checkpointer.max_to_keep=0"
 
@@ -138,6 +140,16 @@ def test_a_resumed_run_goes_on_counting(tmp_path):
         in_a_process(arguments(tmp_path, *STOP, VALUES, save, f"model.kill_at={at}", resume=True))
     main(arguments(tmp_path, *STOP, VALUES, save, resume=True))
     assert sorted(losses(tmp_path)) == list(range(8))
+
+
+def test_a_checkpoint_that_somebody_removed_does_not_end_the_saving_of_another(tmp_path):
+    model = nn.Linear(1, 1)
+    checkpointer = WholeFileCheckpointer(model, str(tmp_path))
+    saver = PeriodicCheckpointer(checkpointer, 1, max_to_keep=1)
+    saver.save_now(3)
+    (tmp_path / "model_0000003.pth").unlink()
+    saver.save_now(4)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000004.pth"
 
 
 def test_early_stop_needs_evaluations(tmp_path):

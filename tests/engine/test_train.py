@@ -57,10 +57,40 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path):
     assert not (tmp_path / "model_0000005.pth").exists()
 
 
+BEFORE_EVALUATION = "train.checkpointer.period=4"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path, whole, signum):
+    end = ["model.signal_at=evaluation", f"model.signum={signum.value}"]
+    assert in_a_process(arguments(tmp_path, BEFORE_EVALUATION, *end)) != 0
+    assert not (tmp_path / "model_best.pth").exists()
+    assert in_a_process(arguments(tmp_path, BEFORE_EVALUATION, resume=True)) == 0
+    assert_same_run(tmp_path, whole)
+    assert evaluations(tmp_path) == evaluations(whole) == {3: 10.0, 7: 30.0, 12: 20.0}
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert (best["iteration"], best["value"]) == (7, 30.0)
+
+
+@pytest.mark.parametrize("death", ["kill_at=4", "kill_at=8"])
+def test_an_evaluation_that_was_finished_is_not_repeated(tmp_path, death):
+    in_a_process(arguments(tmp_path, BEFORE_EVALUATION, f"model.{death}"))
+    assert in_a_process(arguments(tmp_path, BEFORE_EVALUATION, resume=True)) == 0
+    assert (tmp_path / "evaluations.txt").read_text() == "xxx"
+
+
+def evaluations(folder):
+    """{iteration: AP}"""
+    rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    return {row["iteration"]: row["bbox/AP"] for row in rows if "bbox/AP" in row}
+
+
 def test_a_run_with_a_random_seed_resumes_with_that_seed(tmp_path):
     overrides = ["train.seed=-1"]
     in_a_process(arguments(tmp_path / "cut", *overrides, "model.kill_at=5"))
     seed = (tmp_path / "cut" / "seed.txt").read_text()
+    weights = f"train.init_checkpoint={tmp_path}/cut/model_0000002.pth"
+    in_a_process(arguments(tmp_path / "cut", *overrides, weights, eval_only=True))
     in_a_process(arguments(tmp_path / "cut", *overrides, resume=True))
     assert (tmp_path / "cut" / "seed.txt").read_text() == seed
     in_a_process(arguments(tmp_path / "whole", f"train.seed={seed}"))

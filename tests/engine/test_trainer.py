@@ -145,6 +145,26 @@ def drawn(start, stop, seed=0, hooks=()):
     return trainer.model.drawn
 
 
+def test_the_scalars_of_a_long_run_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("co_detr.engine.trainer.HISTORY", 3)
+    trainer = make()
+    trainer.train(0, 5)
+    assert [i for _, i in trainer.storage.history("total_loss").values()] == [2, 3, 4]
+
+
+def test_hooks_see_the_gradients_of_the_whole_batch_before_they_are_clipped():
+    seen = []
+
+    class Look(HookBase):
+        def after_backward(self):
+            seen.append(self.trainer.model.weight.grad.item())
+
+    trainer = make(clip_grad=dict(max_norm=0.1))
+    trainer.register_hooks([Look()])
+    trainer.train(0, 1)
+    assert seen == [6.5]
+
+
 def test_random_numbers_of_a_step_depend_on_seed_and_iteration_alone():
     class Spend(HookBase):
         def after_step(self):

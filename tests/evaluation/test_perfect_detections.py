@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -178,6 +179,18 @@ def as_detections(record):
         mask[:] = torch.from_numpy(mask_util.decode(part)).bool()
     found.pred_masks = masks
     return found
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_files_in_other_forms_of_unicode_are_evaluated_by(kind, encoding, register):
+    name = register(content(), kind)
+    path = Path(MetadataCatalog.get(name).json_file)
+    path.write_text(path.read_text(), encoding=encoding)
+    records = load_dataset(name)
+    for evaluator in EVALUATORS[kind]:
+        results = evaluate(evaluator(name, ("bbox",), distributed=False), records)
+        assert results["bbox"]["AP"] == pytest.approx(100)
 
 
 def evaluate(evaluator, records, predict=as_detections):

@@ -90,8 +90,8 @@ class COCOEvaluator(DatasetEvaluator):
         self._max_dets = [min(1, limit), min(10, limit), limit]
         self._metadata = MetadataCatalog.get(dataset_name)
         if hasattr(self._metadata, "json_file"):
-            with open(PathManager.get_local_path(self._metadata.json_file)) as file:
-                content = json.load(file)
+            with open(PathManager.get_local_path(self._metadata.json_file), "rb") as file:
+                content = json.load(file)  # of UTF-8, -16 or -32, with or without a mark
         elif hasattr(self._metadata, "thing_classes"):
             content = convert_to_coco_dict(dataset_name)
         else:
