@@ -66,6 +66,19 @@ def ranks_by_first_row(name: str, model: nn.Module) -> bool:
     return bool(agnostic) and re.fullmatch(_PROPOSALS, name) is not None
 
 
+def is_class_agnostic(name: str, model: nn.Module) -> bool:
+    """Whether a class layer has the same rows for all classes in a model, however many these are.
+
+    So it is with boxes of class-agnostic RoI heads, and with the last stage of refined masks.
+    """
+    if match := re.fullmatch(r"(aux_heads\.\w+\.box_head)\.bbox_pred\.\w+", name):
+        return bool(getattr(model.get_submodule(match[1]), "class_agnostic_boxes", False))
+    if match := re.fullmatch(r"(instance_mask\.mask_head\.predictors)\.(\d+)\.\w+", name):
+        stages = model.get_submodule(match[1])
+        return int(match[2]) == len(list(stages.children())) - 1
+    return False
+
+
 def change_classes(
     tensors: Mapping[str, Tensor],
     model: nn.Module,
@@ -96,10 +109,10 @@ def change_classes(
         layer = class_layer(name)
         if layer is None or name not in state or tensor.shape[1:] != state[name].shape[1:]:
             continue
+        if tensor.shape == state[name].shape and is_class_agnostic(name, model):
+            continue
         repeats = _repeats(name, model)
         counts = [(len(t) // repeats - layer[1]) // layer[0] for t in (tensor, state[name])]
-        if counts == [1, 1] and len(source_names) != 1:
-            continue  # one for all classes
         _check_count(name, counts[0], source_names, "source")
         _check_count(name, counts[1], target_names, "target")
         if not moved and tensor.shape == state[name].shape:

@@ -106,7 +106,7 @@ class DetectionGraph(nn.Module):
         images, outside = images.float(), outside[:, None]
         if self.canvas is not None:
             images = images.masked_fill(outside, CANVAS_GRAY)
-        images = (images - self.pixel_mean) / self.pixel_std
+        images = ((images - self.pixel_mean) / self.pixel_std).to(self.pixel_mean.dtype)
         return images if self.canvas is not None else images.masked_fill(outside, 0.0)
 
     def best(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

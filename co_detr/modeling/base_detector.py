@@ -105,7 +105,9 @@ class Detector(nn.Module):
         images = [(image.float() - self.pixel_mean) / self.pixel_std for image in images]
         images = [image.to(self.pixel_mean.dtype) for image in images]
         divisor = self.backbone.size_divisibility
-        batch = ImageList.from_tensors(images, divisor)
+        constraints = self.backbone.padding_constraints
+        _check_square(images, constraints.get("square_size", 0))
+        batch = ImageList.from_tensors(images, divisor, padding_constraints=constraints)
         padded = pad_as(batch.tensor, input_sizes(all_inputs(batched_inputs)), divisor)
         sizes = batch.image_sizes
         if not self.mask_padding:
@@ -183,6 +185,17 @@ def pad_as(images: Tensor, sizes: list[tuple[int, int]], divisor: int) -> Tensor
     wanted = (-(-max(lengths) // divisor) * divisor for lengths in zip(*sizes))
     below, right = (max(w - have, 0) for w, have in zip(wanted, images.shape[-2:]))
     return functional.pad(images, (0, right, 0, below)) if below or right else images
+
+
+def _check_square(images: list[Tensor], side: int) -> None:
+    """Raise ValueError where an image is larger than the squares that a backbone asks for."""
+    for image in images:
+        height, width = image.shape[-2:]
+        if 0 < side < max(height, width):
+            raise ValueError(
+                f"an image of {height}x{width} pixels does not fit the backbone's squares of "
+                f"{side}: resize it with ResizeShortestEdge({side}, {side}), or set square_size=0"
+            )
 
 
 def pad_to_canvas(image: Tensor, side: int) -> Tensor:

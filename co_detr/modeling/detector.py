@@ -63,6 +63,11 @@ class CoDETR(Detector):
             query_sources.pop("customized", None)
         if "matching" not in query_sources:
             raise ValueError(f'query_sources need "matching", got {list(query_sources)}')
+        if taken := sorted({"encoder", *query_sources} & set(self.aux_heads)):
+            raise ValueError(
+                f"the auxiliary head {taken[0]!r} would hide losses or queries of that name: give "
+                "it another one"
+            )
         if eval_branch not in self.branches:
             raise ValueError(f"eval_branch {eval_branch!r} is none of {self.branches}")
         if "customized" in query_sources:

@@ -78,7 +78,8 @@ class _BackgroundAndOwn(torch.autograd.Function):
         for x, own, is_own in _parts(logits, index, has_own):
             loss = x.sigmoid().pow_(gamma).mul_(F.softplus(x, threshold=SOFTPLUS_THRESHOLD))
             loss.scatter_(1, own, loss.gather(1, own).masked_fill_(is_own, 0))
-            sums.append(loss.sum(1) if factors is None else loss @ factors)
+            # no matrix product, which autocast would do in half precision
+            sums.append((loss if factors is None else loss.mul_(factors)).sum(1))
         return torch.cat(sums), logits.gather(1, index).where(has_own, 0).squeeze(1)
 
     @staticmethod

@@ -295,6 +295,36 @@ def test_class_agnostic_layers_are_left_alone():
     assert changed.kept == (("b", 1, 0),) and changed.fresh == ("x",)
 
 
+@pytest.mark.parametrize("classes", [["cat", "dog", "cow"], ["dog"]])
+def test_class_agnostic_layers_are_left_alone_when_a_file_has_one_class(classes):
+    cfg = co_deformable_detr_config()
+    cfg.aux_heads.rcnn.box_head.class_agnostic_boxes = True
+    cfg.num_classes = 1
+    torch.manual_seed(0)
+    source = instantiate(cfg)
+    cfg.num_classes = len(classes)
+    fresh = instantiate(cfg)
+    changed = change_classes(source.state_dict(), fresh, ["cat"], classes)
+    name = "aux_heads.rcnn.box_head.bbox_pred.weight"
+    assert torch.equal(changed.tensors[name], source.state_dict()[name])
+    name = "decoder.class_branches.0.weight"
+    kept = torch.equal(changed.tensors[name][0], source.state_dict()[name][0])
+    assert kept == ("cat" in classes) and len(changed.tensors[name]) == len(classes)
+
+
+def test_the_last_stage_of_refined_masks_is_class_agnostic():
+    def model(classes):
+        stages = nn.ModuleList([nn.Conv2d(2, classes, 1), nn.Conv2d(2, 1, 1)])
+        head = nn.ModuleDict({"predictors": stages})
+        return nn.ModuleDict({"instance_mask": nn.ModuleDict({"mask_head": head})})
+
+    source, fresh = model(1), model(2)
+    changed = change_classes(source.state_dict(), fresh, ["a"], ["b", "a"])
+    first, last = (f"instance_mask.mask_head.predictors.{i}.weight" for i in range(2))
+    assert torch.equal(changed.tensors[first][1], source.state_dict()[first][0])
+    assert torch.equal(changed.tensors[last], source.state_dict()[last])
+
+
 def test_a_head_without_anchors_has_one_row_per_class():
     def model(classes):
         head = nn.ModuleDict({"class_predictor": nn.Linear(2, classes)})

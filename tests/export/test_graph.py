@@ -91,6 +91,15 @@ def test_what_is_beyond_a_picture_does_not_matter():
         assert torch.equal(first, second)
 
 
+def test_models_in_half_precision_become_graphs():
+    model = model_of("no-heads").to(torch.bfloat16)
+    images = torch.randint(0, 256, (1, 3, HEIGHT, WIDTH), dtype=torch.uint8)
+    with torch.no_grad():
+        _, scores, *_ = DetectionGraph(model)(images, torch.tensor([[HEIGHT, WIDTH]]))
+        found = model([{"image": images[0]}])[0]["instances"]
+    torch.testing.assert_close(scores[0].float(), found.scores)
+
+
 def test_what_cannot_be_exported_says_why():
     model = build(MODELS["two-heads"](), eval_branch="atss")
     with pytest.raises(ValueError, match="eval_branch='atss'"):

@@ -165,6 +165,17 @@ def test_branches_of_evaluation(branch):
     assert calls == [branch]
 
 
+def named(name):
+    """Two heads, of which ATSS is called otherwise."""
+
+    def make():
+        cfg = full()
+        cfg.aux_heads[name] = cfg.aux_heads.pop("atss")
+        return cfg
+
+    return make
+
+
 @pytest.mark.parametrize(
     "make, changes, message",
     [
@@ -172,6 +183,8 @@ def test_branches_of_evaluation(branch):
         (no_heads, {"eval_branch": "atss"}, r"'atss' is none of \['matching'\]"),
         (full, {"pyramid": None}, "read a pyramid"),
         (MODELS["one-stage"], {"query_sources": {}}, 'need "matching"'),
+        (named("encoder"), {}, "head 'encoder' would hide losses"),
+        (named("matching"), {}, "head 'matching' would hide losses"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(make, changes, message):
@@ -269,6 +282,16 @@ def test_detections_are_scaled_to_the_output(mask_padding, monkeypatch):
     assert one.image_size == (128, 288) and other.image_size == (80, 70)
     assert one.pred_boxes.tensor.tolist() == [[30, 40, 90, 80], [0, 0, 288, 128]]
     assert other.pred_boxes.tensor.tolist() == [[10, 20, 30, 40], [0, 0, 70, 80]]
+
+
+def test_backbones_may_ask_for_squares(monkeypatch):
+    model = build(no_heads())
+    asked = property(lambda self: {"square_size": 96})
+    monkeypatch.setattr(type(model.backbone), "padding_constraints", asked)
+    image = torch.zeros(3, 60, 70, dtype=torch.uint8)
+    assert model.preprocess([{"image": image}])[0].shape == (1, 3, 96, 96)
+    with pytest.raises(ValueError, match="60x100 pixels does not fit .* squares of 96"):
+        model.preprocess([{"image": torch.zeros(3, 60, 100, dtype=torch.uint8)}])
 
 
 def test_pixels_are_normalized_before_padding():

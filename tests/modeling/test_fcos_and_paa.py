@@ -14,6 +14,7 @@ from co_detr.modeling.aux_heads.gfl import GFLHead
 from co_detr.modeling.aux_heads.mixture import fit_mixtures
 from co_detr.modeling.aux_heads.paa import PAAHead, best_candidates, separate, vote
 from co_detr.modeling.aux_heads.truth import PaddedTruth
+from co_detr.ops.boxes import giou_loss
 
 LARGE = [0.0, 0.0, 40.0, 40.0]
 SMALL = [0.0, 0.0, 20.0, 20.0]
@@ -145,6 +146,15 @@ def test_distances_are_strides_or_exponents_of_pixels(activation, expected):
     head = fcos_head(box_activation=activation)
     boxes = head.decode(torch.tensor([[2.0, 0.0, 1.0, -1.0]]), torch.tensor([[-28.0, -28, 36, 36]]))
     assert boxes[0].tolist() == pytest.approx(expected)
+
+
+def test_a_huge_exponent_leaves_losses_and_gradients_finite():
+    head = fcos_head(box_activation="exp")
+    regression = torch.tensor([[60.0, 0.0, 200.0, -1.0]], requires_grad=True)
+    boxes = head.decode(regression, torch.tensor([[-28.0, -28, 36, 36]]))
+    assert boxes[0].tolist() == pytest.approx([4 - 1e5, 3, 4 + 1e5, 4 + 1 / math.e])
+    (giou_loss(boxes, torch.tensor([[0.0, 0, 8, 8]])) * 0).sum().backward()
+    assert regression.grad.isfinite().all()
 
 
 # ---------------------------------------------------------------- GFL

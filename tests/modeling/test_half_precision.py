@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from detectors import MODELS, build, make_input
 from detectron2.config import instantiate
 from test_families import FAMILIES, shrunken
 
+from co_detr.modeling.aux_heads import GFLHead
+from co_detr.modeling.aux_heads.paa import vote
+from co_detr.modeling.focal import background_and_own
 from co_detr.modeling.transformer import attention
 
 
@@ -43,6 +47,46 @@ def _predictions(model, images):
         part[-1].float().gather(1, order.expand(-1, -1, part.shape[-1]))
         for part in (predicted.logits, predicted.boxes)
     ]
+
+
+def _boxes_of_distributions():
+    head = GFLHead(in_channels=32, num_classes=3, strides=(8, 128))
+    torch.manual_seed(0)
+    sides = torch.tensor([64.0, 1024.0])[:, None] * torch.tensor([-0.5, -0.5, 0.5, 0.5])
+    return head.decode(torch.randn(1, 2, 68), sides)
+
+
+def _voted_boxes():
+    boxes = torch.tensor([[1001.3, 703.7, 1203.2, 907.1], [1003.3, 701.7, 1205.2, 905.1]])
+    zeros = torch.zeros(2, dtype=torch.int64)
+    return vote(boxes, zeros, boxes, torch.tensor([0.9, 0.8]), zeros)
+
+
+def _background_loss():
+    torch.manual_seed(0)
+    logits = torch.randn(20, 50) - 2
+    scored = torch.arange(50) % 3 == 0
+    return background_and_own(logits, torch.zeros(20, dtype=torch.int64), 2.0, scored).background
+
+
+@pytest.mark.parametrize("compute", [_boxes_of_distributions, _voted_boxes, _background_loss])
+def test_boxes_and_losses_stay_in_float32_under_autocast(compute):
+    expected = compute()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(compute(), expected)
+
+
+@pytest.mark.parametrize("name", ["two-heads", "conditional", "dab"])
+def test_models_train_in_double_precision(name):
+    losses = []
+    for dtype in (torch.float32, torch.float64):
+        model = build(MODELS[name]()).to(dtype)
+        torch.manual_seed(1)
+        terms = model([make_input(64, 80, [[5, 5, 40, 40], [10, 20, 30, 60]])])
+        losses.append(sum(terms.values()))
+        losses[-1].backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["deformable", "dino-swin", "vit"])

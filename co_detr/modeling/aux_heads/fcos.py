@@ -1,6 +1,7 @@
 """The FCOS head and its assignment rule (Tian et al., FCOS, ICCV 2019)."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,9 @@ from .dense import DensePredictions, DenseTargets
 from .max_iou import OVERLAPS_AT_ONCE
 from .points import boxes_around, centres, distances_to_sides
 from .truth import BACKGROUND, PaddedTruth
+
+LARGEST_LOG = math.log(1e5)
+"""Of a distance in pixels, where its logarithm is predicted."""
 
 
 def fcos_match(
@@ -124,5 +128,6 @@ class FCOSHead(CenternessHead):
     def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
         """See `DenseHead.decode`."""
         if self.box_activation == "exp":
-            return boxes_around(anchors, regression.exp())
+            # in the background, too: what is infinite there would spoil the sum
+            return boxes_around(anchors, regression.clamp(max=LARGEST_LOG).exp())
         return boxes_around(anchors, regression.relu() * self.strides_of(anchors)[..., None])

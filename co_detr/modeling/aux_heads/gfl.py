@@ -88,5 +88,6 @@ class GFLHead(DenseHead):
     def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
         """Take the expected distances; see `DenseHead.decode`."""
         bins = torch.arange(self.max_distance + 1, dtype=regression.dtype, device=anchors.device)
-        distances = regression.unflatten(-1, (4, -1)).softmax(dim=-1) @ bins
+        # no matrix product, which autocast would do in half precision: pixels are lost in that
+        distances = (regression.unflatten(-1, (4, -1)).softmax(dim=-1) * bins).sum(dim=-1)
         return boxes_around(anchors, distances * self.strides_of(anchors)[..., None])

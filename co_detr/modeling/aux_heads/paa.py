@@ -90,7 +90,9 @@ def vote(
     partner = (kept_classes[:, None] == classes) & (iou > 0.01)
     weight = scores * (-(1 - iou).square() / 0.025).exp() * partner
     total = weight.sum(dim=1, keepdim=True)
-    return (weight @ boxes / total.clamp(min=1e-12)).where(total > 0, kept)
+    with torch.autocast(boxes.device.type, enabled=False):  # half precision loses pixels
+        sums = weight @ boxes
+    return (sums / total.clamp(min=1e-12)).where(total > 0, kept)
 
 
 class PAAHead(DenseHead):

@@ -5,6 +5,7 @@ With a mask head it is Mask R-CNN (He et al.).
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,7 @@ class BoxHead(nn.Module):
     ):
         super().__init__()
         self.num_classes = num_classes
+        self.class_agnostic_boxes = class_agnostic_boxes
         self.num_box_classes = 1 if class_agnostic_boxes else num_classes
         self.num_levels = len(strides)
         self.pooler = PyramidPooler(
@@ -200,7 +202,7 @@ class FasterRCNNHead(AuxHead):
             for sample, feature in zip(samples, pooled.split([len(b) for b in boxes])):
                 sample.features = feature
         return AuxOutput(
-            {name: LossTerm(self.loss_weight * t.total, t.count) for name, t in losses.items()},
+            {n: replace(t, total=self.loss_weight * t.total) for n, t in losses.items()},
             samples,
         )
 

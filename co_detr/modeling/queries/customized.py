@@ -153,7 +153,7 @@ class CustomizedQueries(nn.Module):
             position, content = encoded.chunk(2, dim=-1)
             position = position + self.head_position[index]
         if self.use_features:
-            features = take(_features_of(name, samples), rows)
+            features = take(_features_of(name, samples), rows).to(encoded.dtype)
             content = content + self.feature_norm[index](self.feature_linear[index](features))
         return QueryGroup(
             name=f"customized/{name}",

@@ -6,6 +6,7 @@ Letters: N images, S encoder tokens, C channels. Boxes are normalized cxcywh.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..focal import PAIRS_AT_ONCE
@@ -74,7 +75,7 @@ class TwoStageProposals(nn.Module):
         base = self.base_boxes(memory)
         invalid = base.isinf().any(-1, keepdim=True)
         # Invalid tokens share one ordinary feature and take part in everything that follows, as
-        # in the released implementation; their box is the whole image.
+        # in the released implementation; their box is (1, 1, 1, 1), on the lower right corner.
         tokens = self.output_norm(self.output(memory.tokens.masked_fill(invalid, 0.0)))
         count = self.num_proposals + (self.num_extra if self.training else 0)
         count = min(count, tokens.shape[1])
@@ -99,7 +100,11 @@ class TwoStageProposals(nn.Module):
         """The highest class logit of each token (N, S, C): (N, S). So many tokens of every image at
         once that memory stays small; how many images there are, an exported graph does not know."""
         rows = max(1, PAIRS_AT_ONCE // self.class_branch.out_features)
-        return torch.cat([self.class_branch(part).amax(-1) for part in tokens.split(rows, 1)], 1)
+        # Autocast keeps the reduced copies that it makes of parameters, and older PyTorch would use
+        # these, made without gradient, for the loss, too.
+        weight, bias = self.class_branch.weight.detach(), self.class_branch.bias.detach()
+        parts = tokens.split(rows, 1)
+        return torch.cat([F.linear(part, weight, bias).amax(-1) for part in parts], 1)
 
     def base_boxes(self, memory: EncoderMemory) -> Tensor:
         """(N, S, 4) in logit space: a square at each cell's centre; +inf where it is no proposal.

@@ -7,8 +7,8 @@ unwelcome.
 `spatial_shapes` are flat here, [h, w, h, w, ...]: operators take no lists of pairs.
 """
 
-from collections.abc import Sequence
 from types import ModuleType
+from typing import Sequence  # noqa: UP035  (PyTorch 2.6 makes schemas of no other)
 
 from torch import Tensor, library
 from torch.autograd.function import FunctionCtx
