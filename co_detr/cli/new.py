@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     for text in said:
         print(f"note: {text}")
     args.config.parent.mkdir(parents=True, exist_ok=True)
-    args.config.write_text(config_text(recipe))
+    args.config.write_text(config_text(recipe), encoding="utf-8")
     print(
         f"\nWrote {args.config}: {recipe.model}, {recipe.plan.epochs} epochs of "
         f"{recipe.plan.iterations_per_epoch} iterations of {recipe.plan.batch_size} on "

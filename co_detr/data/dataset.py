@@ -88,19 +88,15 @@ def records_of(annotations: Annotations, image_root: str | os.PathLike) -> list[
 
     Args:
         annotations: of a file in COCO or LVIS format.
-        image_root: what the file names are relative to. LVIS files that tell a `coco_url` mean a
-            folder of it by the last but one part.
+        image_root: what the file names are relative to, see `file_name_of`.
     """
     lvis = annotations.kind == "lvis"
     labels = {category_id: label for label, category_id in enumerate(annotations.class_ids)}
     records = {}
     for image in sorted(annotations.images, key=lambda image: image["id"]):
-        if lvis and image.get("coco_url"):
-            file_name = os.path.join(*image["coco_url"].split("/")[-2:])
-        else:
-            file_name = image["file_name"]
+        name = file_name_of(image, annotations.kind)
         records[image["id"]] = {
-            "file_name": os.path.join(os.path.expanduser(image_root), file_name),
+            "file_name": os.path.join(os.path.expanduser(image_root), name),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
@@ -124,6 +120,19 @@ def records_of(annotations: Annotations, image_root: str | os.PathLike) -> list[
             entry["segmentation"] = segmentation
         record["annotations"].append(entry)
     return list(records.values())
+
+
+def file_name_of(image: dict, kind: str) -> str:
+    """Where a picture is in its folder, by its entry in an annotation file.
+
+    Args:
+        image: of `Annotations.images`.
+        kind: "coco" or "lvis". LVIS files that tell a `coco_url` mean a folder of it by the last
+            but one part.
+    """
+    if kind == "lvis" and image.get("coco_url"):
+        return os.path.join(*image["coco_url"].split("/")[-2:])
+    return image["file_name"]
 
 
 # ---------------------------------------------------------------------------------- checks

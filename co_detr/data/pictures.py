@@ -8,10 +8,12 @@ like, from `SyntaxError` to `struct.error`.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 # How the stored pixels come upright, by EXIF orientation: first sideways, then the flips.
@@ -20,6 +22,13 @@ SIDEWAYS, FLIP_LEFT_RIGHT, FLIP_UP_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 
 # What white may be where the type does not say, as little as holds the greatest value.
 INTEGER_WHITES = (2**8 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1)
 FLOAT_WHITES = (1, 2**8 - 1, 2**16 - 1)
+
+# Formats that Pillow does not decode by itself: it hands the first to a program, Ghostscript, and
+# the second may contain a picture of any format, the first one, too.
+NOT_READ = ("EPS", "IPTC")
+
+# What Pillow multiplies the pixels of a PNG file by while it reads them, by how they are stored.
+PNG_SCALES: dict[object, float] = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
 
 # TIFF tags
 WIDTH, HEIGHT, BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 256, 257, 258, 262, 339
@@ -50,7 +59,7 @@ def read_picture(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
     the colours of such pixels, which detectron2 uncovers, are anything.
 
     Args:
-        path: of a file of any kind that Pillow opens.
+        path: of a file of any of `formats_read`, whatever its name says.
         format: "RGB" or "BGR", the order of the channels.
 
     Returns:
@@ -80,11 +89,18 @@ def pixels_of(image: Image.Image, name: str | os.PathLike = "the picture") -> np
     Raises:
         UnreadablePicture: its values have no one meaning.
     """
+    transparent = transparent_value(image)  # before loading, which forgets how pixels are stored
     image.load()
     # Only now: Pillow turns TIFF files itself, while it loads them.
     orientation = orientation_of(image)
     if image.mode[0] in "IF":
-        image = Image.fromarray(gray_levels(name, image))
+        levels = gray_levels(name, image)
+        if transparent is not None:
+            levels[np.asarray(image) == transparent] = 255
+        image = Image.fromarray(levels)
+    elif transparent != image.info.get("transparency"):
+        image = image.copy()
+        image.info["transparency"] = transparent
     return upright(np.asarray(to_rgb(image)), orientation)
 
 
@@ -107,11 +123,22 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
         return (width, height) if orientation_of(image) in SIDEWAYS else (height, width)
 
 
+def formats_read() -> list[str]:
+    """Pillow's names of the formats that pictures are read in: all that it decodes by itself, with
+    the plug-ins there are."""
+    Image.preinit()  # the common ones first, as they are tried in this order
+    Image.init()
+    return [name for name in Image.ID if name not in NOT_READ]
+
+
 @contextmanager
 def opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     """A picture file, opened by Pillow; every error inside becomes an `UnreadablePicture`."""
     try:
-        with PathManager.open(os.fspath(path), "rb") as file, Image.open(file) as image:
+        with (
+            PathManager.open(os.fspath(path), "rb") as file,
+            Image.open(file, formats=formats_read()) as image,
+        ):
             yield image
     except UnreadablePicture:
         raise
@@ -156,6 +183,20 @@ def _may_turn(path: str | os.PathLike) -> bool:
     with PathManager.open(os.fspath(path), "rb") as file:
         content = file.read()
     return any(mark in content for mark in (b"eXIf", b"exif", b"tiff:Orientation"))
+
+
+def transparent_value(image: Image.Image) -> Any:
+    """What Pillow knows of transparent pixels, or None; the value that they have in a PNG file,
+    which it leaves as it is stored, on the scale of the pixels that it reads."""
+    value = image.info.get("transparency")
+    if value is None or not isinstance(image, PngImageFile) or not image.tile:
+        return value
+    scale = PNG_SCALES.get(image.tile[0][3])
+    if scale is None:
+        return value
+    if isinstance(value, tuple):
+        return tuple(int(channel * scale) for channel in value)
+    return int(value * scale)
 
 
 def gray_levels(path: str | os.PathLike, image: Image.Image) -> np.ndarray:

@@ -9,6 +9,7 @@ import pycocotools.mask as mask_util
 
 # Compressed run lengths are digits of 6 bits, as characters from "0" on (pycocotools, maskApi.c).
 _COMPRESSED = re.compile(r"[0-o]*")
+_MOST_PIXELS = 2**32 - 1  # that pycocotools can count
 _FIRST_DIGIT, _CONTINUES, _SIGN, _VALUE, _BITS = 48, 0x20, 0x10, 0x1F, 5
 
 
@@ -88,9 +89,19 @@ def _check_run_lengths(segmentation: dict, height: int, width: int) -> None:
         raise ValueError(f"its run lengths are damaged: {error}") from error
     if runs.ndim != 1 or runs.dtype.kind != "i" or (runs < 0).any():
         raise ValueError("its run lengths are no whole numbers from 0 on")
-    if runs.sum() != height * width:
+    area = height * width
+    if area > _MOST_PIXELS:
         raise ValueError(
-            f"its run lengths cover {runs.sum()} pixels of {height} x {width} = {height * width}"
+            f"its image has {height} x {width} = {area} pixels, more than the {_MOST_PIXELS} that "
+            "run lengths can count: write polygons"
+        )
+    if (runs > area).any():  # before they are added up, which such numbers may overflow
+        raise ValueError(
+            f"its run lengths have one of {runs.max()} pixels of {height} x {width} = {area}"
+        )
+    if runs.sum() != area:
+        raise ValueError(
+            f"its run lengths cover {runs.sum()} pixels of {height} x {width} = {area}"
         )
 
 

@@ -9,21 +9,34 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+from co_detr.data.pictures import formats_read
+
 OTHER_SUFFIX = "no pictures by their suffix"
+HIDDEN = "hidden"
 OWN_OUTPUT = "in the output folder"
 
 
 @cache
 def picture_suffixes() -> frozenset[str]:
-    """The suffixes, in lower case, of the files that Pillow reads, with the plug-ins there are."""
+    """The suffixes, in lower case, of the formats that are read, see `formats_read`."""
     suffixes = Image.registered_extensions()  # loads the plug-ins
     only_named = {"MPEG"} | {  # found by Pillow, but never read
         name
         for name, (factory, _) in Image.OPEN.items()
         if isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
     }
-    readable = {*Image.OPEN, "MPO"} - only_named  # the latter is opened as JPEG
+    readable = {*formats_read(), "MPO"} - only_named  # the latter is opened as JPEG
     return frozenset(suffix for suffix, name in suffixes.items() if name in readable)
+
+
+def has_picture_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in picture_suffixes()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out where a folder is looked into: macOS writes
+    `._a.jpg`, which is no picture, beside `a.jpg` on disks of other systems."""
+    return name.startswith(".")
 
 
 def find_pictures(
@@ -31,7 +44,8 @@ def find_pictures(
 ) -> tuple[list[Path], Counter[str]]:
     """The picture files that files, folders and glob patterns stand for, each once.
 
-    Of a folder, the files with a suffix that Pillow reads are taken, in the order of their names.
+    Of a folder, the files with a suffix that Pillow reads are taken, in the order of their names,
+    but for hidden ones and what is in hidden folders.
 
     Args:
         inputs: `~` stands for the home folder.
@@ -44,13 +58,13 @@ def find_pictures(
     Raises:
         FileNotFoundError: one of the inputs stands for nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}  # by absolute path
     skipped: Counter[str] = Counter()
     for name in inputs:
         path = Path(os.path.expanduser(name))
         if path.is_dir():
             files = list(_files(path, recursive, output, skipped))
-            paths = [p for p in files if p.suffix.lower() in picture_suffixes()]
+            paths = [p for p in files if has_picture_suffix(p.name)]
             skipped[OTHER_SUFFIX] += len(files) - len(paths)
             nothing = f"no pictures in the folder {name}"
             if not recursive:
@@ -65,15 +79,18 @@ def find_pictures(
                 nothing += " (overrides of the config go last, after another option)"
         if not paths:
             raise FileNotFoundError(nothing)
-        found.update(dict.fromkeys(paths))
-    return list(found), skipped
+        for each in paths:
+            found.setdefault(os.path.abspath(each), each)
+    return list(found.values()), skipped
 
 
 def _files(
     folder: Path, recursive: bool, output: Path | None, skipped: Counter[str]
 ) -> Iterator[Path]:
     """The files of a folder, by name, each folder's own before those of the folders in it."""
-    entries = sorted(folder.iterdir())
+    everything = sorted(folder.iterdir())
+    entries = [entry for entry in everything if not is_hidden(entry.name)]
+    skipped.update(HIDDEN for entry in everything if is_hidden(entry.name) and entry.is_file())
     yield from (entry for entry in entries if entry.is_file())
     for entry in entries if recursive else ():
         if not entry.is_dir() or entry.is_symlink():  # a link may lead around in a circle

@@ -30,7 +30,10 @@ _QUALITY = "20"
 
 
 def is_video(name: str) -> bool:
-    """Whether a path is one of a video, or means a camera ("camera:0", "0", "/dev/video0")."""
+    """Whether a path is one of a video, or means a camera ("camera:0", "0", "/dev/video0"); that of
+    a folder is neither, as "2023"."""
+    if os.path.isdir(os.path.expanduser(name)):
+        return False
     return _CAMERA.fullmatch(name) is not None or Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 

@@ -1,5 +1,6 @@
 """The text of a config for data of one's own."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,19 +44,20 @@ class Recipe:
 
 def config_text(recipe: Recipe) -> str:
     """The config, formatted as black would."""
-    name, plan = recipe.file.stem, recipe.plan
+    plan, name, file_name = recipe.plan, _inside(recipe.file.stem), _inside(recipe.file.name)
     numbers = ", ".join(f"{s.name} {len(s.records)}" for s in recipe.splits)
     parts = [
         f'"""{_number(len(recipe.classes), "class", "classes")} of {name}; pictures: {numbers}.\n',
         "Everything below can be changed, here or on the command line (optimizer.lr=1e-4):\n",
-        f"    co-detr train {recipe.file.name}",
-        f"    co-detr evaluate {recipe.file.name} output/{name}/model_best.pth",
+        f"    co-detr train {file_name}",
+        f"    co-detr evaluate {file_name} output/{name}/model_best.pth",
         '"""\n',
         "from pathlib import Path\n",
         *_imports(recipe),
         "# Model and training as on COCO, but for what follows; `co-detr zoo` lists other models.",
         _call(
-            "dataloader, lr_multiplier, model, optimizer, train = get_sections", f'"{recipe.model}"'
+            "dataloader, lr_multiplier, model, optimizer, train = get_sections",
+            _string(recipe.model),
         ),
         "",
         "# The data: annotations in COCO format, and the folder that names of pictures begin in.",
@@ -79,9 +81,20 @@ def config_text(recipe: Recipe) -> str:
         ),
         "",
         *_weights(recipe),
-        f'train.output_dir = "output/{name}"',
+        f"train.output_dir = {_string(f'output/{recipe.file.stem}')}",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _string(text: str) -> str:
+    """A text as Python: names of files may hold quotes, backslashes and bytes that are no text."""
+    literal = json.dumps(text, ensure_ascii=False)  # whose escapes mean the same in Python
+    return literal.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _inside(text: str) -> str:
+    """A text as a part of a string in Python."""
+    return _string(text)[1:-1]
 
 
 def _number(count: int, one: str, many: str) -> str:
@@ -101,7 +114,7 @@ def _imports(recipe: Recipe) -> list[str]:
 
 def _register(recipe: Recipe, split: SurveyedSplit) -> str:
     json_file, root = (_place(recipe.file, path) for path in (split.json_file, split.image_root))
-    return _call("register_split", f'"{dataset_name(recipe, split.name)}"', json_file, root)
+    return _call("register_split", _string(dataset_name(recipe, split.name)), json_file, root)
 
 
 def _call(function: str, *arguments: str) -> str:
@@ -125,8 +138,8 @@ def _place(config: Path, path: Path) -> str:
     if path == folder:
         return "HERE"
     if path.is_relative_to(folder):
-        return f'HERE / "{path.relative_to(folder).as_posix()}"'
-    return f'"{path.as_posix()}"'
+        return f"HERE / {_string(path.relative_to(folder).as_posix())}"
+    return _string(path.as_posix())
 
 
 def dataset_name(recipe: Recipe, split: str) -> str:
@@ -137,10 +150,10 @@ def dataset_name(recipe: Recipe, split: str) -> str:
 
 def _datasets(recipe: Recipe) -> list[str]:
     names = {split.name for split in recipe.splits}
-    lines = [f'dataloader.train.dataset.names = "{dataset_name(recipe, "train")}"']
-    lines.append(f'dataloader.test.dataset.names = "{dataset_name(recipe, "val")}"')
+    lines = [f"dataloader.train.dataset.names = {_string(dataset_name(recipe, 'train'))}"]
+    lines.append(f"dataloader.test.dataset.names = {_string(dataset_name(recipe, 'val'))}")
     if "test" in names:
-        lines[-1] += f"  # at last: {dataset_name(recipe, 'test')}"
+        lines[-1] += f"  # at last: {_string(dataset_name(recipe, 'test'))}"
     return lines
 
 
@@ -160,7 +173,7 @@ def _weights(recipe: Recipe) -> list[str]:
     if recipe.weights:
         return [
             "# Where to start: what fits is taken, rows of classes of the same name, too.",
-            f'train.init_checkpoint = "{recipe.weights}"',
+            f"train.init_checkpoint = {_string(recipe.weights)}",
         ]
     lines = ["# Starts from ImageNet weights of the backbone, which are fetched."]
     if recipe.release is None:

@@ -12,6 +12,7 @@ from test_formats import label_studio, objects_of, voc, write_yolo
 from co_detr.cli.main import main
 from co_detr.data.formats import read_data
 from co_detr.data.formats.split import natural_order
+from co_detr.data.formats.yolo import class_names, load_settings
 
 ABSENT = object()
 IN_JSON = [None, "", "x", float("nan"), float("inf"), -1, 10**400, [], {}, [None], {"a": 1}, ABSENT]
@@ -148,6 +149,51 @@ def test_text_in_another_encoding_is_refused_by_the_name_of_its_file(tmp_path, e
     (tmp_path / "classes.txt").write_bytes("café\ndog\n".encode(encoding))
     with pytest.raises(ValueError, match=r"classes\.txt is no text in UTF-8.* save it as UTF-8"):
         read_data(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["a.xml", "annotations.xml"])
+@pytest.mark.parametrize("encoding", ["gb2312", "gbk", "utf-7", "no-such-encoding"])
+def test_xml_in_another_encoding_is_refused_by_the_name_of_its_file(tmp_path, file, encoding):
+    """Python's reader of XML knows no encoding of several bytes but Unicode's own."""
+    text = voc("a.png", shift=1) if file == "a.xml" else cvat()
+    save_pictures(tmp_path)
+    (tmp_path / file).write_text(f'<?xml version="1.0" encoding="{encoding}"?>\n{text}')
+    with pytest.raises(ValueError, match=rf"{file} is XML in an encoding.*: save it as UTF-8"):
+        read_data(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "!!int x", "!!timestamp x", "!!bool x"])
+def test_yaml_with_an_impossible_value_is_refused_by_the_name_of_its_file(tmp_path, value):
+    (tmp_path / "data.yaml").write_text(f"date: {value}\ntrain: images\nnames: [cat]\n")
+    with pytest.raises(ValueError, match=r"data\.yaml is no YAML file"):
+        load_settings(tmp_path / "data.yaml")
+    # beside a data set of another format, it is one of the files that do not matter
+    save_pictures(tmp_path)
+    (tmp_path / "labels.json").write_text(json.dumps(coco()))
+    assert read_data(tmp_path)[0] == "COCO"
+
+
+@pytest.mark.parametrize(
+    "key, settings",
+    [
+        ("names", "train: images\nnames: [*many]"),
+        ("names", "train: images\nnames: {0: *many}"),
+        ("names", "train: images\nnames: [cat, ~]"),
+        ("train, val or test", "train: [*many]\nnames: [cat]"),
+        ("path", "path: *many\ntrain: images\nnames: [cat]"),
+    ],
+)
+def test_names_in_yaml_are_text_or_numbers(tmp_path, key, settings):
+    """By references, a few lines more of this kind make lists whose text fills the memory."""
+    (tmp_path / "data.yaml").write_text(f"x: &two [a, b]\ny: &many [*two, *two]\n{settings}\n")
+    with pytest.raises(ValueError, match=rf"data\.yaml: `{key}` has a value of the type .*: write"):
+        read_data(tmp_path)
+
+
+def test_names_of_numbers_are_their_text(tmp_path):
+    file = tmp_path / "data.yaml"
+    assert class_names({"names": [7, 0.5, True, "cat"]}, file) == ["7", "0.5", "True", "cat"]
+    assert class_names({"names": {1: 7}}, file) == ["class 0", "7"]
 
 
 def test_the_mark_that_editors_put_in_front_of_utf8_is_no_part_of_the_text(tmp_path):

@@ -86,6 +86,26 @@ def test_coco_file_of_another_machine_has_its_pictures_found(tmp_path):
     assert_all_there(split)
 
 
+def test_coco_pictures_are_all_looked_for(tmp_path):
+    """Also where the first twenty are in one folder."""
+    images = []
+    for number in range(25):
+        save_picture(tmp_path / ("more" if number == 24 else "") / f"{number}.png", (8, 8))
+        images.append({"id": number, "file_name": f"{number}.png", "width": 8, "height": 8})
+    write_json(tmp_path / "labels.json", coco() | {"images": images, "annotations": []})
+    (split,) = read(tmp_path)
+    assert split.content["images"][24]["file_name"] == "more/24.png"
+    assert split.notes[-1].startswith("1 pictures were found in other folders")
+
+
+def test_pictures_added_later_are_found(tmp_path):
+    write_json(tmp_path / "labels.json", coco(["a.png"], prefix="elsewhere/"))
+    for expected in ("elsewhere/a.png", "here/a.png"):
+        (split,) = read(tmp_path)
+        assert split.content["images"][0]["file_name"] == expected
+        save_picture(tmp_path / "here/a.png", PICTURES["a.png"][0])
+
+
 def test_umbrella_category_of_roboflow_is_no_class(tmp_path):
     content = coco()
     for category in content["categories"]:
@@ -351,6 +371,24 @@ def test_pictures_of_one_name_in_two_folders_are_told_apart_or_missing(tmp_path)
         save_picture(tmp_path / folder / "a.png", (8, 8))
     assert find_picture("x\\two\\a.png", tmp_path, top=tmp_path) == tmp_path / "two/a.png"
     assert not find_picture("three/a.png", tmp_path, top=tmp_path).exists()
+
+
+def test_what_macos_writes_beside_files_is_left_out(tmp_path):
+    save_pictures(tmp_path)
+    for name in PICTURES:
+        (tmp_path / name).with_suffix(".xml").write_text(voc(name, shift=1))
+        for hidden in (f"._{name}", f"._{Path(name).stem}.xml"):
+            (tmp_path / hidden).write_bytes(b"\0\5\x16\7")
+    assert_all_there(*read(tmp_path))
+
+
+def test_a_picture_that_is_named_twice_is_read_once(tmp_path):
+    write_yolo(tmp_path, "images", "labels")
+    (tmp_path / "data.yaml").write_text(
+        f"train: [images, {tmp_path}/images/../images]\nnames: [a, b]"
+    )
+    (split,) = read(tmp_path)
+    assert len(split.content["images"]) == 2
 
 
 def test_pictures_turned_by_their_camera_are_measured_upright(tmp_path):

@@ -113,6 +113,28 @@ def test_a_config_does_not_take_the_name_of_another_data_set(coco_folder, tmp_pa
     assert '"my_digits_train"' in (tmp_path / "digits.py").read_text()
 
 
+def test_names_stay_text_in_the_config(one_split):
+    """Quotes, a backslash, letters and signs of any script, and what would be code."""
+    shots, weights = one_split / 'é🐦 \\N"+open("ran","w").name+"', one_split / 'a "model".pth'
+    (one_split / "shots").rename(shots)
+    weights.touch()
+    name = 'my """cats""" \\x.py'
+    words = ["new", name, "--data", str(shots), "--model", "co_dino_digits", "--quick"]
+    assert main([*words, "--weights", str(weights)]) == 0
+
+    from detectron2.data import MetadataCatalog
+
+    from co_detr.arguments import load_config
+
+    cfg, _ = load_config(name)
+    assert not (one_split / "ran").exists()
+    assert cfg.train.init_checkpoint == str(weights)
+    assert cfg.train.output_dir == "output/" + name.removesuffix(".py")
+    metadata = MetadataCatalog.get(cfg.dataloader.train.dataset.names)
+    assert metadata.image_root == str(shots / "images")
+    assert "é🐦" in (one_split / name).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "pictures, machine, small, expected",
     [

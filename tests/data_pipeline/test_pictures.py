@@ -3,6 +3,7 @@
 import pickle
 import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image, ImageFile
 
 import co_detr
 from co_detr.data import UnreadablePicture, picture_size, read_picture
+from co_detr.data.pictures import pixels_of
 
 
 def _gray(path):
@@ -124,6 +126,35 @@ def test_what_is_transparent_is_white(tmp_path):
     assert _gray(tmp_path / "key.png") == [255]
 
 
+def _png(bits, colours, row, transparent):
+    """A PNG file of two pixels with a transparent value, of a depth that Pillow does not write."""
+    header = struct.pack(">IIBBBBB", 2, 1, bits, colours, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    pixels = zlib.compress(b"\0" + row)
+    for chunk in (b"IHDR" + header, b"tRNS" + transparent, b"IDAT" + pixels, b"IEND"):
+        content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content
+
+
+@pytest.mark.parametrize(
+    "file, expected",
+    [
+        (_png(1, 0, b"\x40", b"\0\0"), [255, 255]),  # 0 and 1, of which 0 is transparent
+        (_png(2, 0, b"\x40", b"\0\1"), [255, 0]),  # 1 of 3, and 0
+        (_png(4, 0, b"\x71", b"\0\7"), [255, 17]),  # 7 and 1 of 15
+        (_png(8, 0, b"\x64\x65", b"\0\x64"), [255, 101]),
+        (_png(16, 0, struct.pack(">2H", 1000, 1028), struct.pack(">H", 1000)), [255, 4]),
+        (_png(16, 2, struct.pack(">6H", *[1000] * 3, *[1285] * 3), b"\3\xe8" * 3), [255, 5]),
+    ],
+)
+def test_a_transparent_value_is_one_of_the_files_depth(tmp_path, file, expected):
+    (tmp_path / "a.png").write_bytes(file)
+    assert _gray(tmp_path / "a.png") == expected
+    with Image.open(tmp_path / "a.png") as image:
+        assert pixels_of(image)[0, :, 0].tolist() == expected
+        assert image.info["transparency"] == Image.open(tmp_path / "a.png").info["transparency"]
+
+
 def test_other_colour_spaces_become_rgb(tmp_path):
     Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(tmp_path / "cmyk.jpg")  # written as Adobe does
     Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(tmp_path / "cmyk.tif")
@@ -232,6 +263,22 @@ def test_broken_files_are_named_with_a_reason(tmp_path, monkeypatch):
         monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
         with pytest.raises(UnreadablePicture, match=f"{kind.__name__}: of its own"):
             read_picture(tmp_path / "whole.png")
+
+
+def _field(record, number, content):
+    return struct.pack(">BBBH", 0x1C, record, number, len(content)) + content
+
+
+def test_no_picture_is_handed_to_another_program(tmp_path):
+    """Pillow would have Ghostscript draw it; IPTC's files may contain any other."""
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    fields = {60: b"\1\0", 20: b"\0\x09", 30: b"\0\x09", 120: b"\5"}  # gray, 9 x 9, as it comes
+    box = b"".join(_field(3, number, content) for number, content in fields.items())
+    for name, content in (("a.jpg", drawing), ("b.jpg", box + _field(8, 10, drawing))):
+        (tmp_path / name).write_bytes(content)
+        for read in (read_picture, picture_size):
+            with pytest.raises(UnreadablePicture, match=f"{name}: no picture of a kind"):
+                read(tmp_path / name)
 
 
 def test_decompression_bombs_are_unreadable(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ import functools
 import logging
 import math
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,3 +198,24 @@ def test_names_of_functions_called_like_their_module(tmp_path):
     assert locate("detectron2.engine.launch.launch") is launch  # in configs that were saved so
     with pytest.raises(ImportError, match="no attribute 'lunch'"):
         locate("detectron2.engine.launch.lunch")
+
+
+def test_configs_are_utf8_whatever_the_locale_is(tmp_path):
+    (tmp_path / "a.py").write_text('x = dict(name="Kähne")\n', encoding="utf-8")
+    script = (
+        "import sys, co_detr\n"
+        "from detectron2.config import LazyConfig\n"
+        "LazyConfig.save(LazyConfig.load('a.py'), 'a.yaml')\n"
+        "print(ascii(LazyConfig.load('a.yaml').x.name))\n"
+    )
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    printed = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, **plain},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed == "'K\\xe4hne'\n"
+    assert "name: Kähne" in (tmp_path / "a.yaml").read_text(encoding="utf-8")

@@ -126,3 +126,12 @@ def test_videos_are_told_from_pictures():
         [True] * 5
     )
     assert not any(is_video(name) for name in ("a.jpg", "folder", "10.png", "shots/*.png"))
+
+
+def test_folders_are_neither_videos_nor_cameras(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("2023", "clips.ts"):
+        (tmp_path / name).mkdir()
+        assert not is_video(name) and not is_video(f"~/{name}")
+    assert is_video("2024") and is_video("clips.mp4")

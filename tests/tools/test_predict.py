@@ -345,11 +345,7 @@ def test_an_error_leaves_what_was_done_too(run, pictures, monkeypatch):
 def test_results_have_the_ids_of_the_dataset(run, pictures, tmp_path, capsys):
     extra = pictures / "unlisted.png"
     extra.write_bytes((pictures / "a.png").read_bytes())
-    content = {
-        "images": [{"id": 70, "file_name": "val/a.png"}, {"id": "x9", "file_name": "b.jpg"}],
-        "categories": [{"id": 8, "name": "bright"}, {"id": 3, "name": "all"}],
-        "annotations": [],
-    }
+    content = listing({70: "val/a.png", 9: "b.jpg"}, {8: "bright", 3: "all"})
     (tmp_path / "ids.json").write_text("\ufeff" + json.dumps(content), encoding="utf-8")
     pictures = pictures.rename(tmp_path / "val")
     options = ["--annotations", f"{tmp_path}/ids.json", "--results", f"{tmp_path}/found.json"]
@@ -358,12 +354,12 @@ def test_results_have_the_ids_of_the_dataset(run, pictures, tmp_path, capsys):
     results = json.loads((tmp_path / "found.json").read_text())
     # all detections, whatever their scores; class 0 has the least id
     ids = [(r["image_id"], r["category_id"], r["score"]) for r in results]
-    assert ids == [(70, 8, 0.75), (70, 3, 0.1), ("x9", 8, 0.75), ("x9", 3, 0.1)]
+    assert ids == [(70, 8, 0.75), (70, 3, 0.1), (9, 8, 0.75), (9, 3, 0.1)]
     assert results[1]["bbox"] == [0, 0, 80, 50]
     assert {frozenset(r) for r in results} == {
         frozenset({"image_id", "category_id", "bbox", "score"})
     }
-    assert [image["id"] for image in _predictions(out)["images"]] == [70, "x9"]
+    assert [image["id"] for image in _predictions(out)["images"]] == [70, 9]
     assert len(_predictions(out)["annotations"]) == 2
     assert "1 not listed in the annotations" in capsys.readouterr().out
 
@@ -380,37 +376,100 @@ def test_results_without_ids_are_refused(run, pictures, capsys):
     assert "--results needs --annotations" in capsys.readouterr().err
 
 
-def test_ids_follow_the_longest_common_end_of_the_names(tmp_path):
-    images = [("train/1.jpg", 1), ("val/1.jpg", 2), ("3.jpg", 3), ("a\\4.jpg", 4)]
-    content = {
-        "images": [{"file_name": name, "id": number} for name, number in images],
-        "categories": [],
+def listing(images, categories):
+    """The content of a COCO file: id -> file name, and id -> name."""
+    return {
+        "images": [
+            {"id": i, "file_name": name, "height": 50, "width": 80} for i, name in images.items()
+        ],
+        "categories": [{"id": i, "name": name} for i, name in categories.items()],
     }
-    content["images"].append({"coco_url": "http://host/val2017/5.jpg", "id": 5})
-    (tmp_path / "ids.json").write_text(json.dumps(content))
-    ids = DatasetIds(tmp_path / "ids.json")
+
+
+@pytest.fixture
+def ids_of(tmp_path):
+    """The `DatasetIds` of a file with a content, which may be a text."""
+
+    def read(content, encoding="utf-8"):
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "ids.json").write_text(text, encoding=encoding)
+        return DatasetIds(tmp_path / "ids.json")
+
+    return read
+
+
+def classes(*names):
+    """What a model knows of its classes."""
+    return [{"id": i, "name": name} for i, name in enumerate(names)]
+
+
+def test_ids_follow_the_longest_common_end_of_the_names(ids_of):
+    images = {1: "train/1.jpg", 2: "val/1.jpg", 3: "3.jpg", 4: "a\\4.jpg", 6: "7.jpg", 7: "7.jpg"}
+    ids = ids_of(listing(images, {1: "cat"}))
     wanted = {"/data/val/1.jpg": 2, "/data/train/1.jpg": 1, "/x/3.jpg": 3, "a/4.jpg": 4, "4.jpg": 4}
-    wanted |= {"/elsewhere/5.jpg": 5, "/x/1.jpg": None, "6.jpg": None}
+    wanted |= {"/x/1.jpg": None, "6.jpg": None, "7.jpg": None}
     assert {path: ids.image_id(Path(path)) for path in wanted} == wanted
 
 
-def test_categories_are_matched_by_their_names(tmp_path):
-    categories = [{"id": 2, "name": "cat"}, {"id": 7, "name": "dog"}]
-    (tmp_path / "ids.json").write_text(json.dumps({"images": [], "categories": categories}))
-    ids = DatasetIds(tmp_path / "ids.json")
+def test_ids_of_a_file_in_lvis_format(ids_of):
+    """Pictures by their addresses, classes by their first synonyms, as in training."""
+    content = listing({5: "COCO_5.jpg", 6: "6.jpg"}, {1: "cat", 2: "dog"})
+    content["images"][0]["coco_url"] = "http://host/val2017/5.jpg"
+    content["categories"][0]["synonyms"] = ["house cat", "cat"]
+    ids = ids_of(content)
+    found = [ids.image_id(Path(path)) for path in ("/x/val2017/5.jpg", "6.jpg", "COCO_5.jpg")]
+    assert found == [5, 6, None]
+    assert [c["id"] for c in ids.categories_of(classes("dog", "house cat"), True)] == [2, 1]
+    # the same file registered as one in COCO format
+    assert [c["id"] for c in ids.categories_of(classes("dog", "cat"), True)] == [2, 1]
 
-    def classes(*names):
-        return [{"id": i, "name": name} for i, name in enumerate(names)]
 
+def test_ids_are_those_of_training_and_evaluation(ids_of):
+    content = listing({"1": "a.png", "2": "b.png"}, {"2": "two", "10": "ten", "1": "one"})
+    box = {"bbox": [0, 0, 9, 9], "category_id": "10"}
+    content["annotations"] = [{"id": 1, "image_id": 1, **box}]
+    for encoding in ("utf-8", "utf-16"):
+        ids = ids_of(content, encoding)
+        assert [ids.image_id(Path(name)) for name in ("a.png", "b.png")] == [1, 2]
+        # "1", "10", "2" in the order of texts
+        assert ids.categories_of(classes("class 0", "class 1", "class 2"), False) == [
+            {"id": 1, "name": "one"},
+            {"id": 2, "name": "two"},
+            {"id": 10, "name": "ten"},
+        ]
+
+
+def test_categories_are_matched_by_their_names(ids_of):
+    ids = ids_of(listing({1: "a.png"}, {2: "cat", 7: "dog"}))
     assert [c["id"] for c in ids.categories_of(classes("dog", "cat"), True)] == [7, 2]
     assert [c["id"] for c in ids.categories_of(classes("class 0", "class 1"), False)] == [2, 7]
     for known, named in ((classes("dog", "cow"), True), (classes("class 0"), False)):
         with pytest.raises(ValueError, match="ids.json has the 2 categories cat, dog, the model"):
             ids.categories_of(known, named)
-    for text in ("[]", "[" * 100_000, '{"images": ["a.png"], "categories": []}', "{"):
-        (tmp_path / "ids.json").write_text(text)
-        with pytest.raises(ValueError, match=r"ids\.json is no annotation file"):
-            DatasetIds(tmp_path / "ids.json")
+    # the model of a file with two categories of one name knows them by these
+    ids = ids_of(listing({1: "a.png"}, {1: "cat", 2: "dog", 3: "cat"}))
+    known = classes("dog", "cat (id 3)", "cat (id 1)")
+    assert [c["id"] for c in ids.categories_of(known, True)] == [2, 3, 1]
+    # or, registered with plain names, by their order alone
+    known = classes("cat", "dog", "cat")
+    assert [c["id"] for c in ids.categories_of(known, True)] == [1, 2, 3]
+    with pytest.raises(ValueError, match="the model the 3 classes dog, cat, cat"):
+        ids.categories_of(classes("dog", "cat", "cat"), True)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[]", "is no COCO detection file"),
+        ("[" * 100_000, "is no JSON file"),
+        ("{", "is no JSON file"),
+        ('{"images": ["a.png"], "categories": []}', "`images` has 'a.png' for entry number 0"),
+        ('{"images": 5, "categories": []}', "`images` is of the type int"),
+    ],
+)
+def test_a_file_without_ids_is_refused(text, message, ids_of):
+    with pytest.raises(ValueError, match=rf"ids\.json:? {message}"):
+        ids_of(text)
 
 
 def test_labels_stay_with_their_boxes_on_crowded_pictures(monkeypatch):

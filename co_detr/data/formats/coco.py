@@ -31,8 +31,7 @@ def read_file(file: Path, top: Path) -> Split:
     split = Split(split_name(file, top), file, root, annotations.content, is_coco=True)
     split.notes.extend(annotations.notes)
     drop_umbrella_category(split)
-    if any(not (root / name).is_file() for name in names[:LOOKED_AT]):
-        find_pictures(split, top)
+    find_pictures(split, top)
     return split
 
 
@@ -66,7 +65,7 @@ def find_pictures(split: Split, top: Path) -> None:
     images, moved = [], 0
     for image in split.content["images"]:
         name = image["file_name"]
-        if not (split.image_root / name).is_file():
+        if not os.path.isfile(os.path.join(split.image_root, name)):
             path = find_picture(name, split.image_root, top=top)
             if path.is_file():
                 image = {**image, "file_name": os.path.relpath(path, split.image_root)}

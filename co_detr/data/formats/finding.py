@@ -4,12 +4,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
-import yaml
+from co_detr.inference.inputs import is_hidden
 
 from . import coco, cvat, label_studio, voc, yolo
+from .pictures import pictures_by_name
 from .split import Split
+from .text import load_yaml
 
 DEPTH = 3  # folders below the data set's that are looked into for annotation files
 
@@ -33,6 +34,7 @@ def read_data(path: str | os.PathLike) -> tuple[str, list[Split]]:
         FileNotFoundError: there is no such folder or file.
         ValueError: it has no format that is known, or contradicts it; says what to do.
     """
+    pictures_by_name.cache_clear()  # there may be other pictures than at the last call
     path = Path(path).expanduser()
     if path.is_file():
         folder, files = path.parent, [path]
@@ -52,11 +54,12 @@ def read_data(path: str | os.PathLike) -> tuple[str, list[Split]]:
 
 
 def files_in(folder: Path, depth: int) -> Iterator[Path]:
-    """The files of a folder and of those in it, by name, nearer ones first."""
-    entries = sorted(folder.iterdir())
+    """The files of a folder and of those in it, by name, nearer ones first; hidden ones are left
+    out."""
+    entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
     yield from (entry for entry in entries if entry.is_file())
     for entry in entries if depth else ():
-        if entry.is_dir() and not entry.name.startswith("."):
+        if entry.is_dir():
             yield from files_in(entry, depth - 1)
 
 
@@ -89,8 +92,8 @@ def _read_yolo(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
     for file in files:
         if file.suffix in (".yaml", ".yml"):
             try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-            except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+                content = load_yaml(file)
+            except ValueError:  # it may belong to something else
                 continue
             if isinstance(content, dict) and {"names", "nc"} & set(content):
                 return "YOLO", yolo.read_yaml(file)
@@ -129,10 +132,7 @@ def _read_xml(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
     for file in files:
         if file.suffix != ".xml":
             continue
-        try:
-            root = ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as error:
-            raise ValueError(f"{file} is no XML file ({error}): export it again") from error
+        root = voc.parse(file)
         if root.tag == "annotations":
             return "CVAT for images", cvat.read_file(file, root)
         if root.tag == "annotation":

@@ -4,23 +4,22 @@ import os
 from functools import cache
 from pathlib import Path
 
-from co_detr.inference.inputs import picture_suffixes
+from co_detr.inference.inputs import has_picture_suffix, is_hidden
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder and below, in order; hidden folders are left out."""
-    suffixes = picture_suffixes()
+    """The pictures in a folder and below, in order; hidden files and folders are left out."""
     found, seen = [], set()
     for root, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(root)) in seen:  # links may lead around in a circle
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         found += [
             Path(root, name)
             for name in sorted(files)
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith(".")
+            if has_picture_suffix(name) and not is_hidden(name)
         ]
     return found
 

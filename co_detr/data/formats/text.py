@@ -1,6 +1,9 @@
 """Text files of annotation tools."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 def read_text(file: Path) -> str:
@@ -13,3 +16,16 @@ def read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8 ({error}): save it as UTF-8") from error
+
+
+def load_yaml(file: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ValueError: it is no YAML, or a value is not what it seems to be, as the date 2024-13-45.
+    """
+    text = read_text(file)
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # what makes values of the text raises what it likes
+        raise ValueError(f"{file} is no YAML file: {error}") from error

@@ -48,10 +48,20 @@ def read_folder(folder: Path, files: list[Path]) -> list[Split]:
 
 
 def parse(file: Path) -> ElementTree.Element:
+    """The content of an XML file.
+
+    Raises:
+        ValueError: it is no XML, or in an encoding that Python's reader of XML lacks.
+    """
     try:
         return ElementTree.parse(file).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"{file} is no XML file ({error}): export it again") from error
+    except (ValueError, LookupError) as error:  # GB2312, say, and names of no encoding
+        raise ValueError(
+            f"{file} is XML in an encoding that cannot be read ({error}): save it as UTF-8, and "
+            'let its first line say encoding="UTF-8"'
+        ) from error
 
 
 def edges_of(file: Path, tree: ElementTree.Element) -> Iterator[tuple[str, list[float]]]:

@@ -5,17 +5,17 @@ behind; or "class x1 y1 x2 y2 ...", a polygon, by which oriented boxes are writt
 and keypoints, where `kpt_shape` of data.yaml says how many.
 """
 
+import os
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from co_detr.data.pictures import UnreadablePicture, picture_size
 
 from .pictures import find_picture, pictures_in
 from .split import Labelled, Object, Split, box_of_points, build_split, split_name
-from .text import read_text
+from .text import load_yaml, read_text
 
 KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 MOST_CLASSES = 100_000  # more are a slip of the pen, and would fill the memory with names
@@ -37,8 +37,9 @@ def read_yaml(file: Path) -> list[Split]:
         if entries is None:
             continue
         entries = entries if isinstance(entries, list) else [entries]
-        found = [path for entry in entries for path in pictures_of(str(entry), settings, file)]
-        labelled = [read_labels(path, names, values) for path in dict.fromkeys(found)]
+        found = [path for entry in entries for path in pictures_of(entry, settings, file)]
+        each_once = {os.path.abspath(path): path for path in found}
+        labelled = [read_labels(path, names, values) for path in each_once.values()]
         splits.append(build_split(name, file, labelled, names))
     if not splits:
         raise ValueError(f"{file} names no pictures: add `train: images/train`, a folder")
@@ -58,35 +59,56 @@ def read_folder(folder: Path, names_file: Path) -> list[Split]:
 
 
 def load_settings(file: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{file} is no YAML file: {error}") from error
+    """The content of a `data.yaml`.
+
+    Raises:
+        ValueError: the file is no YAML, or holds no settings.
+    """
+    settings = load_yaml(file)
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is no data set: it needs `train`, `val` and `names`")
     return settings
 
 
 def class_names(settings: dict[str, Any], file: Path) -> list[str]:
-    """The names of the classes 0, 1, ...; numbered where there is only `nc`."""
+    """The names of the classes 0, 1, ...; numbered where there is only `nc`.
+
+    Raises:
+        ValueError: there are none, or one is neither text nor a number.
+    """
     names = settings.get("names")
     if isinstance(names, dict):
         try:
-            numbered = {int(key): str(name) for key, name in names.items()}
-        except (TypeError, ValueError):
+            numbered = {int(key): name for key, name in names.items()}
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{file}: the keys of `names` must be 0, 1, 2, ...") from None
         if numbered and not 0 <= min(numbered) <= max(numbered) < MOST_CLASSES:
             raise ValueError(
                 f"{file}: `names` has the keys {min(numbered)} to {max(numbered)}, which must be "
                 f"numbers of classes, from 0 to {MOST_CLASSES - 1}"
             )
-        return [numbered.get(i, f"class {i}") for i in range(max(numbered, default=-1) + 1)]
+        names = [numbered.get(i, f"class {i}") for i in range(max(numbered, default=-1) + 1)]
     if isinstance(names, list) and names:
-        return list(map(str, names))
+        return [text_of(name, "names", file) for name in names]
     count = settings.get("nc")
     if isinstance(count, int) and 0 < count <= MOST_CLASSES:
         return [f"class {i}" for i in range(count)]
     raise ValueError(f"{file} has no `names` of classes: add them, in order")
+
+
+def text_of(value: Any, key: str, file: Path) -> str:
+    """A name in data.yaml, which may look like a number there.
+
+    Raises:
+        ValueError: it is neither text nor a number. Of lists not even the text is made: by YAML's
+            references, a short file writes one whose text fills the memory.
+    """
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError(
+            f"{file}: `{key}` has a value of the type {type(value).__name__}: write a text, in "
+            "quotes"
+        )
+    return str(value)
 
 
 def keypoint_values(settings: dict[str, Any], file: Path) -> int:
@@ -95,26 +117,31 @@ def keypoint_values(settings: dict[str, Any], file: Path) -> int:
     if shape is None:
         return 0
     if not (isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)):
-        raise ValueError(f"{file}: kpt_shape is {shape!r:.80}: it must be [points, 2] or [.., 3]")
+        raise ValueError(
+            f"{file}: kpt_shape is {reprlib.repr(shape):.80}: it must be [points, 2] or [.., 3]"
+        )
     return shape[0] * shape[1]
 
 
-def pictures_of(entry: str, settings: dict[str, Any], file: Path) -> list[Path]:
+def pictures_of(entry: Any, settings: dict[str, Any], file: Path) -> list[Path]:
     """The pictures of a folder, or of a text file that lists them, which data.yaml names.
 
     Raises:
         FileNotFoundError: neither is where it can be meant; lists the places.
+        ValueError: the name is none.
     """
+    entry = text_of(entry, "train, val or test", file)
     base = file.parent
+    path = base / text_of(settings.get("path") or "", "path", file)
     # Roboflow's "../train/images" is meant without the dots
     plain = entry.removeprefix("../")
-    places = [base / str(settings.get("path") or "") / entry, base / entry, base / plain]
+    places = [path / entry, base / entry, base / plain]
     for place in places:
         if place.is_dir():
             return pictures_in(place)
         if place.is_file():
             lines = read_text(place).split("\n")
-            roots = (place.parent, base, base / str(settings.get("path") or ""))
+            roots = (place.parent, base, path)
             names = (line.strip() for line in lines)
             return [find_picture(name, *roots, top=base) for name in names if name]
     raise FileNotFoundError(

@@ -8,7 +8,7 @@ import functools
 import importlib
 import sys
 from inspect import isclass, ismodule
-from typing import Any, NamedTuple, TextIO
+from typing import IO, Any, NamedTuple
 
 import yaml
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
@@ -75,7 +75,7 @@ def is_dtype(value: Any) -> bool:
     return (type(value).__module__, type(value).__name__) == ("torch", "dtype")
 
 
-def load_yaml(stream: TextIO) -> Any:
+def load_yaml(stream: IO) -> Any:
     """Read YAML as omegaconf does (no key twice, 1e-3 is a number), and names as said above.
 
     Raises:

@@ -60,7 +60,7 @@ def _to_config(value: Any) -> Any:
 
 def _run_file(path: str) -> ModuleType:
     """Execute a config file as a module that is registered nowhere."""
-    with PathManager.open(path) as f:
+    with PathManager.open(path, "rb") as f:  # bytes: in the encoding that Python reads them in
         code = compile(f.read(), path, "exec")
     module = ModuleType(f"{_PACKAGE}.{os.path.splitext(os.path.basename(path))[0]}")
     module.__file__ = path
@@ -136,7 +136,7 @@ class LazyConfig:
             with _relative_imports():
                 content = vars(_run_file(filename))
         elif filename.endswith((".yaml", ".yml")):
-            with PathManager.open(filename) as f:
+            with PathManager.open(filename, "rb") as f:
                 content = OmegaConf.create(load_yaml(f) or {}, flags=_OBJECTS)
         else:
             raise ValueError(f"a config is a .py, .yaml or .yml file, not {filename}")
@@ -189,7 +189,7 @@ class LazyConfig:
                 f"{', '.join(lost)} could be saved"
             )
         text = dump_yaml(plain)
-        with PathManager.open(filename, "w") as f:
+        with PathManager.open(filename, "w", encoding="utf-8") as f:
             f.write(text)
 
     @staticmethod

@@ -96,12 +96,12 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     Raises:
         FileNotFoundError; OSError where the file is no image that Pillow can read.
     """
+    from co_detr.data.pictures import formats_read, gray_levels  # itself on top of this package
+
     with PathManager.open(file_name, "rb") as file:
-        image = _apply_exif_orientation(Image.open(file))
+        image = _apply_exif_orientation(Image.open(file, formats=formats_read()))
         # gray of many bits, which Pillow would cut off at 255
         if format in ("RGB", "BGR", "L") and image.mode[0] in "IF":
-            from co_detr.data.pictures import gray_levels  # itself on top of this package
-
             image = Image.fromarray(gray_levels(file_name, image))
         return convert_PIL_to_numpy(image, format)
 
