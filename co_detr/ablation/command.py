@@ -117,7 +117,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"table{table.number}"
     text = markdown(table, dataset, lines, command)
-    stem.with_suffix(".md").write_text(text)
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
     write_csv(stem.with_suffix(".csv"), table, dataset, lines)
     plot(stem.with_suffix(".png"), table, dataset, sections)
     return text

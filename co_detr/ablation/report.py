@@ -168,7 +168,7 @@ def write_csv(
     def both(name: str, value: Estimate) -> dict[str, object]:
         return {name: value.mean, f"{name} standard error": value.error}
 
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = None
         for line in lines:
             cells: dict[str, object] = dict(

@@ -71,23 +71,26 @@ class Runner:
         self.failures: dict[Run, Exception] = {}
 
     def work(self) -> None:
-        """Complete all runs that can be.
+        """Complete all runs that can be. With any exception, the processes have ended by then.
 
         Raises:
-            Interrupted: by a signal; the processes have ended by then.
+            Interrupted: by a signal.
         """
         with signals.handled(), signals.postponed():
             reported = self._began = time.monotonic()
             self._before = {run: run.iterations_done() for run in self._waiting}
-            while self._waiting or any(self._slots):
-                if signum := signals.received():
-                    self._stop(signum)
-                self._collect()
-                self._start()
-                if time.monotonic() - reported > REPORT_PERIOD:
-                    self._say(self.progress())
-                    reported = time.monotonic()
-                time.sleep(self._poll)
+            try:
+                while self._waiting or any(self._slots):
+                    if signum := signals.received():
+                        raise self._interrupted(signum)
+                    self._collect()
+                    self._start()
+                    if time.monotonic() - reported > REPORT_PERIOD:
+                        self._say(self.progress())
+                        reported = time.monotonic()
+                    time.sleep(self._poll)
+            finally:
+                self._stop()
 
     def progress(self) -> str:
         """How many runs are complete, and when all of them will be."""
@@ -112,16 +115,22 @@ class Runner:
             if job is not None:
                 continue
             for run in list(self._waiting):
-                if (lock := lock_folder(run.folder)) is None:
+                try:
+                    lock = lock_folder(run.folder)
+                except OSError as error:
+                    self._waiting.remove(run)
+                    self._fails(run, error)
+                    continue
+                if lock is None:
                     if run not in self._announced:
                         self._announced.add(run)
                         self._say(f"{run.name}: another process works at it, it has to wait")
                     continue
                 self._waiting.remove(run)
-                job = _Job(run, self._steps(run), lock, self._environment(slot))
+                job = self._slots[slot] = _Job(run, self._steps(run), lock, self._environment(slot))
                 if self._begins(job):
-                    self._slots[slot] = job
                     break
+                self._slots[slot] = None
 
     def _collect(self) -> None:
         """Look at what has ended, and let it go on with its next step or free the slot."""
@@ -134,30 +143,32 @@ class Runner:
         try:
             check_folder(job.run)  # whoever worked there before
             remember(job.run)
-        except ForeignRunError as error:
-            self._fails(job, error)
+        except (ForeignRunError, OSError) as error:
+            job.lock.close()
+            self._fails(job.run, error)
             return False
         return self._goes_on(job)
 
     def _goes_on(self, job: "_Job") -> bool:
         """Start the next step of a job; False when there is none, or the one before has failed."""
         try:
-            if (what := job.next_step()) is not None:
-                self._say(f"{job.run.name}: {what}")
-                return True
+            what = job.next_step()
         except (Failure, OSError) as error:
-            self._fails(job, error)
+            job.lock.close()
+            self._fails(job.run, error)
             return False
+        if what is not None:
+            self._say(f"{job.run.name}: {what}")
+            return True
         job.lock.close()
         self._finished.add(job.run)
         took = datetime.timedelta(seconds=round(time.monotonic() - job.began))
         self._say(f"{job.run.name}: complete after {took}; {self.progress()}")
         return False
 
-    def _fails(self, job: "_Job", error: Exception) -> None:
-        job.lock.close()
-        self.failures[job.run] = error
-        self._say(f"{job.run.name}: {error}")
+    def _fails(self, run: Run, error: Exception) -> None:
+        self.failures[run] = error
+        self._say(f"{run.name}: {error}")
 
     def _steps(self, run: Run) -> Iterator["_Step"]:
         """What is left to do for a run, found out as it is asked for; changes nothing."""
@@ -190,15 +201,18 @@ class Runner:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         return environment
 
-    def _stop(self, signum: int) -> None:
+    def _stop(self) -> None:
+        """End what is running, and wait for it."""
         jobs = [job for job in self._slots if job is not None]
         for job in jobs:
             job.ask_to_end()
         for job in jobs:
-            assert job.process is not None  # a step has begun
-            job.process.wait()
+            if job.process is not None:
+                job.process.wait()
             job.lock.close()
-        raise signals.Interrupted(
+
+    def _interrupted(self, signum: int) -> signals.Interrupted:
+        return signals.Interrupted(
             signum,
             f"stopped with {len(self._finished)} of {len(self._runs)} runs complete; the others "
             "are saved. The same command with --resume continues there",
@@ -271,22 +285,28 @@ class _Job:
         return self._step.what
 
     def ask_to_end(self) -> None:
-        """Send SIGTERM to the processes of the current step."""
-        assert self.process is not None  # a step has begun
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
+        """Send SIGTERM to the processes of the current step, if they run."""
+        if self.process is not None and not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGTERM)
 
 
 def lock_folder(folder: Path) -> IO | None:
     """An open file whose lock is this process's, and that of whom it is passed on to; None if it
-    is another one's. The folder is made."""
+    is another one's. The folder is made.
+
+    Raises:
+        OSError: the folder cannot be made or locked.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / ".lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         file.close()
-        return None
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
     return file
 
 

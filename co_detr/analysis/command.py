@@ -56,7 +56,7 @@ def add_image_options(parser: argparse.ArgumentParser, images: int | None) -> No
         help=f"look at the first N images; {'all' if images is None else images}",
     )
     parser.add_argument(
-        "--image-ids", type=int, nargs="+", default=[], metavar="ID", help="or at these alone"
+        "--image-ids", nargs="+", default=[], metavar="ID", help="or at these alone"
     )
 
 

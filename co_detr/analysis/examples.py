@@ -11,11 +11,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from co_detr.data.annotations import shorten
 from co_detr.data.loader import TestLoader, build_test_loader
+from co_detr.data.values import as_number
 
 
 def annotated_loader(
-    cfg: DictConfig, images: int | None = None, image_ids: Sequence[int] = ()
+    cfg: DictConfig, images: int | None = None, image_ids: Sequence[int | str] = ()
 ) -> TestLoader:
     """The pictures of `dataloader.test`, with its augmentations and in its batches.
 
@@ -26,7 +28,7 @@ def annotated_loader(
     Args:
         cfg: the whole config.
         images: at most so many, the first ones; None for all.
-        image_ids: only these, in this order.
+        image_ids: only these, in this order; a text that spells a number may mean it.
 
     Raises:
         ValueError: there is none, an id is not in the data set, or it has no annotations.
@@ -80,18 +82,28 @@ def crowd_boxes(record: dict, size: tuple[int, int]) -> Tensor:
     return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4) * factor
 
 
-def _selected(records: list[dict], images: int | None, image_ids: Sequence[int]) -> list[dict]:
+def _selected(
+    records: list[dict], images: int | None, image_ids: Sequence[int | str]
+) -> list[dict]:
     if image_ids:
         by_id = {record["image_id"]: record for record in records}
-        if unknown := [number for number in image_ids if number not in by_id]:
-            raise ValueError(f"the data set has no image of the id {unknown[0]}")
-        records = [by_id[number] for number in image_ids]
+        records = [_record_of(by_id, image_id) for image_id in image_ids]
     records = records[:images]
     if not records:
         raise ValueError("no images are left to look at")
     if unlabelled := [r["file_name"] for r in records if "annotations" not in r]:
         raise ValueError(f"{unlabelled[0]} has no annotations: set dataloader.test.dataset.names")
     return records
+
+
+def _record_of(by_id: dict[int | str, dict], image_id: int | str) -> dict:
+    for meant in (as_number(image_id), str(image_id)):
+        if meant in by_id:
+            return by_id[meant]
+    raise ValueError(
+        f"the data set has no image of the id {image_id!r} (it has {shorten(list(by_id))}): name "
+        "others, or set dataloader.test.dataset.names to the data set of this one"
+    )
 
 
 def rgb(example: dict, image_format: str) -> np.ndarray:

@@ -41,6 +41,6 @@ def run(args: argparse.Namespace) -> int:
         from co_detr.data.survey.page import as_page
 
         args.page.parent.mkdir(parents=True, exist_ok=True)
-        args.page.write_text(as_page(found, str(args.data)))
+        args.page.write_text(as_page(found, str(args.data)), encoding="utf-8")
         print(f"\nPictures with their boxes: {args.page}")
     return 1 if found.faults else 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import IO, Any
 
 # of a disk, a quota, a limit of the process
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LONGEST_NAME = 255  # bytes, in all common file systems
 
 
 @contextlib.contextmanager
@@ -18,16 +20,16 @@ def whole_file(path: str, mode: str = "w") -> Iterator[IO[Any]]:
 
     Args:
         path: an existing file stays untouched until then, and for good after an exception.
-        mode: "w" or "wb".
+        mode: "w" for text, which becomes UTF-8, or "wb".
 
     Raises:
         OSError: there is no room for it; says how much there is, and where.
     """
     folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".{name}.partial")
+    partial = os.path.join(folder, _partial_name(name))
     with naming_full_disk(path):
         try:
-            with open(partial, mode) as file:
+            with open(partial, mode, encoding=None if "b" in mode else "utf-8") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -47,6 +49,15 @@ def remove_partial_files(folder: str, suffix: str) -> None:
     """
     for path in Path(folder).glob(f".*{suffix}.partial"):
         path.unlink(missing_ok=True)
+
+
+def _partial_name(name: str) -> str:
+    """What a file is called before it is complete: hidden, and with the end of its name, by which
+    it is found in the end."""
+    partial = f".{name}.partial"
+    if len(os.fsencode(partial)) <= LONGEST_NAME:
+        return partial
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}{name[-40:]}.partial"
 
 
 @contextlib.contextmanager

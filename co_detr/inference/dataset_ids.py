@@ -3,40 +3,37 @@
 import json
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from co_detr.data.annotations import read_annotations, read_categories
+from co_detr.data.dataset import file_name_of
+
 
 class DatasetIds:
-    """Ids of the images and categories of an annotation file in COCO or LVIS format.
+    """Ids of the images and categories of an annotation file in COCO or LVIS format, repaired as
+    for training and evaluation: see `co_detr.data.annotations`.
 
     Attributes:
-        categories: id and name of each, in the order of ids, in which detectron2 numbers classes.
+        categories: id and name of each, in the order of classes.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         """
         Raises:
-            ValueError: the file is no JSON, or lacks `images` or `categories`.
+            FileNotFoundError: there is no such file.
+            ValueError: training would refuse it. Names the file, the entry and the remedy.
         """
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                content = json.load(file)
-            images, categories = content["images"], content["categories"]
-            self.categories = sorted(
-                ({"id": c["id"], "name": c["name"]} for c in categories), key=lambda c: c["id"]
-            )
-            names = {_name_of(image): image["id"] for image in images}
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no annotation file in COCO or LVIS format ({error!r}): it needs "
-                "`images` with id and file_name, and `categories` with id and name"
-            ) from error
-        self.path = path
+        self.path = os.fspath(path)
+        self.kind = _kind_of(self.path)
+        annotations = read_annotations(self.path, self.kind, any_ids=True)
+        self.categories = [{"id": c["id"], "name": c["name"]} for c in annotations.categories]
         self._by_end: dict[str, list[Any]] = defaultdict(list)  # by each end of the name's path
-        for name, image_id in names.items():
+        for image in annotations.images:
+            name = file_name_of(image, self.kind).replace("\\", "/")
             for end in _ends(PurePosixPath(name)):
-                self._by_end[end].append(image_id)
+                self._by_end[end].append(image["id"])
 
     def image_id(self, path: Path) -> Any | None:
         """The id of a picture file; None if the dataset lists none of its name, or several.
@@ -61,21 +58,47 @@ class DatasetIds:
             ValueError: the dataset has other classes than the model.
         """
         names = [category["name"] for category in known]
-        by_name = {category["name"]: category for category in self.categories}
-        if len(by_name) == len(self.categories) and set(by_name) == set(names):
-            return [by_name[name] for name in names]
+        for categories in self._namings():
+            own = [category["name"] for category in categories]
+            by_name = dict(zip(own, categories))
+            if own == names:
+                return categories
+            if len(by_name) == len(own) == len(names) and set(own) == set(names):
+                return [by_name[name] for name in names]
         if not named and len(names) == len(self.categories):
             return self.categories
+        own = [category["name"] for category in self.categories]
         raise ValueError(
-            f"{self.path} has the {len(self.categories)} categories {_shortened(list(by_name))}, "
-            f"the model the {len(names)} classes {_shortened(names)}: give the annotations that "
-            "the model was trained for, or name its dataset by dataloader.test.dataset.names"
+            f"{self.path} has the {len(own)} categories {_shortened(own)}, the model the "
+            f"{len(names)} classes {_shortened(names)}: give the annotations that the model was "
+            "trained for, or name its dataset by dataloader.test.dataset.names"
         )
 
+    def _namings(self) -> Iterator[list[dict]]:
+        """The categories by all names with which the file can be registered for training."""
+        yield self.categories
+        yield _as_written(self.categories)
+        if self.kind == "lvis":  # registered as one in COCO format, which has no synonyms
+            categories = read_categories(self.path, "coco")
+            yield [{"id": c["id"], "name": c["name"]} for c in categories]
 
-def _name_of(image: dict) -> str:
-    """The file name of an image; LVIS gives an address instead."""
-    return (image.get("file_name") or image["coco_url"]).replace("\\", "/")
+
+def _as_written(categories: list[dict]) -> list[dict]:
+    """Categories without what tells those of one name apart, as `thing_classes` may have them."""
+    return [{**c, "name": c["name"].removesuffix(f" (id {c['id']})")} for c in categories]
+
+
+def _kind_of(path: str) -> str:
+    """The format of a file: LVIS for one with what that format alone has, else COCO."""
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
+        keys = {
+            key for name in ("images", "categories") for entry in content[name] for key in entry
+        }
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return "coco"  # as which it will be refused
+    return "lvis" if keys & {"neg_category_ids", "synonyms"} or "file_name" not in keys else "coco"
 
 
 def _ends(path: PurePosixPath) -> list[str]:

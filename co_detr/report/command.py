@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from co_detr.arguments import at_least_one, user_path
+from co_detr.inference.command import score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        type=_share,
+        type=score,
         metavar="P",
         help="recommend scores with this precision (0 to 1), instead of the best F1",
     )
@@ -89,10 +90,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(args)
     except (OSError, ValueError, ImportError) as error:
         parser.error(str(error))
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value

@@ -8,6 +8,7 @@ from typing import Any
 import hotcoco
 
 from co_detr.data.annotations import is_box, read_annotations
+from co_detr.data.dataset import file_name_of
 from co_detr.data.values import is_finite
 from co_detr.evaluation.lvis_api import LVIS, LVISResults
 
@@ -23,7 +24,7 @@ class Problem:
     Attributes:
         truth: the annotations; ids of images and annotations are numbers, whatever the file has.
         found: all detections, with their `area`, numbered from 1.
-        files: image id -> `file_name`.
+        files: image id -> where its picture is in their folder.
         names: category id -> name, in the order of classes.
         frequencies: category id -> "r", "c" or "f"; LVIS only, else empty.
         iou_type: "bbox" or "segm".
@@ -108,7 +109,7 @@ def read_problem(
     return Problem(
         truth=truth,
         found=found,
-        files={image["id"]: image.get("file_name", "") for image in content["images"]},
+        files={image["id"]: file_name_of(image, rules) for image in content["images"]},
         names={classes[c["id"]]: str(c["name"]) for c in file.categories},
         frequencies={classes[c["id"]]: c["frequency"] for c in file.categories if rules == "lvis"},
         iou_type=iou_type,

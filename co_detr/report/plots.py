@@ -63,13 +63,18 @@ def precision_recall(
         second = _square()
         axes = _unit_axes(second, "recall", "precision")
         few = len(names) <= MOST_COLOURS
+        lines = []
         for index, curve in enumerate(by_class):
             colour = f"C{index}" if few else "#9db4cf"
-            label = names[index] if few else None
-            axes.plot(RECALLS, curve, color=colour, label=label, linewidth=1.3 if few else 0.6)
-        if not few:
+            lines += axes.plot(RECALLS, curve, color=colour, linewidth=1.3 if few else 0.6)
+        if few:
+            # texts are set afterwards, as a label "_bg" would leave its line out
+            legend = axes.legend(lines, "x" * len(lines), loc="best", ncols=2)
+            for text, name in zip(legend.get_texts(), names):
+                text.set_text(plain(name))
+        else:
             axes.plot(RECALLS, by_iou[0], color="#1f5fa8", linewidth=2, label="mean")
-        axes.legend(loc="best", ncols=2 if few else 1)
+            axes.legend(loc="best")
         return (
             svg(first, "Precision over recall at IoU 0.5 to 0.9"),
             svg(second, "Precision over recall of each class at IoU 0.5"),
@@ -117,12 +122,17 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> tuple[str, int]:
             if count:
                 colour = "white" if shares[i, j] > 0.55 else "#26303d"
                 axes.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=8)
-        shown = [names[i] for i in chosen]
+        shown = [*(plain(names[i]) for i in chosen), "(nothing)"]
         ticks = range(len(index))
-        axes.set_xticks(ticks, [*shown, "(nothing)"], rotation=45, ha="right")
-        axes.set_yticks(ticks, [*shown, "(nothing)"])
+        axes.set_xticks(ticks, shown, rotation=45, ha="right")
+        axes.set_yticks(ticks, shown)
         axes.set(xlabel="detected as", ylabel="labelled as")
         return svg(figure, "Confusion matrix"), len(chosen)
+
+
+def plain(name: str) -> str:
+    """A name as matplotlib shows it as it is: what stands between two "$" is a formula to it."""
+    return name.replace("$", r"\$")
 
 
 def _square() -> Figure:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     import tempfile
     from pathlib import Path
 
-    from .server import LOOPBACK, address, application, listen, prepare_gradio, server_of
+    from .server import address, application, is_loopback, listen, prepare_gradio, server_of
 
     # as after Ctrl-C, uploads are not left behind
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -86,9 +86,10 @@ def run(args: argparse.Namespace) -> int:
             )
             name = Path(args.weights).name
             page = build_page(Viewer(detector), name, args.threshold, Path(folder))
-            app = application(page, look_of_page(), args.host)
+            host = socket.getsockname()[0]
+            app = application(page, look_of_page(), host)
             print(f"Open {address(socket)} in a browser. Ctrl-C ends it.", flush=True)
-            if args.host not in LOOPBACK:
+            if not is_loopback(host):
                 print("Everybody who reaches this machine can use the page.", flush=True)
             server_of(app).run(sockets=[socket])
     return 0

@@ -1,8 +1,6 @@
 """The page's controls and what they do, by Gradio."""
 
-import hashlib
 import json
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,11 @@ import gradio as gr
 from co_detr.data import UnreadablePicture
 
 from .heat import BRANCH, ENCODER
+from .saving import LastFiles
 from .server import MAX_UPLOAD
 from .viewer import LEAST_SCORE, View, Viewer
 
 COLUMNS = ("class", "score", "x1", "y1", "x2", "y2")
-KEPT_FILES = 20  # COCO files that can still be saved
 DAY = 86400  # seconds
 
 HEAT_MAPS = {BRANCH: "of the branch", ENCODER: "of the encoder"}
@@ -144,8 +142,7 @@ class Answers:
 
     def __init__(self, viewer: Viewer, folder: Path) -> None:
         self.viewer = viewer
-        self.folder = folder
-        self._files: deque[Path] = deque()
+        self._files = LastFiles(folder)
 
     def show(self, path: str | None, threshold: float, branch: str | None, heat: str | None) -> Any:
         """Status, picture, table and COCO file; without the latter ones where there is no picture
@@ -169,15 +166,7 @@ class Answers:
 
     def _save(self, path: str, view: View) -> str:
         text = json.dumps(self.viewer.coco(path, view.instances), indent=1)
-        place = self.folder / hashlib.sha256(text.encode()).hexdigest()
-        file = place / f"{Path(path).stem}.json"
-        if file not in self._files:
-            place.mkdir(exist_ok=True)
-            file.write_text(text)
-            self._files.append(file)
-            if len(self._files) > KEPT_FILES:
-                self._files.popleft().unlink()
-        return str(file)
+        return str(self._files.write(f"{Path(path).stem}.json", text))
 
 
 def status_of(view: View, threshold: float) -> str:

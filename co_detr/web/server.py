@@ -1,8 +1,10 @@
 """Serves the page by uvicorn, at addresses that were asked for, and without a word to others."""
 
+import ipaddress
 import os
 import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 MAX_UPLOAD = "50mb"
 
@@ -12,7 +14,6 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self'; worker-src 'self' blob:; object-src 'none'; base-uri 'self'"
 )
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def prepare_gradio(folder: str | os.PathLike) -> None:
@@ -56,6 +57,14 @@ def address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches it by an address, or by the name "localhost"."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def application(page: Any, look: dict[str, Any], host: str) -> Any:
     """The page as an ASGI application.
 
@@ -65,16 +74,15 @@ def application(page: Any, look: dict[str, Any], host: str) -> Any:
     Args:
         page: Gradio's blocks.
         look: `theme` and `css` for Gradio.
-        host: where it will be served.
+        host: the address where it will be served.
     """
     import gradio
     from fastapi import FastAPI
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_WithPolicy)
-    if host in LOOPBACK and ":" not in host:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+    if is_loopback(host):
+        app.add_middleware(ForThisMachine)
     return gradio.mount_gradio_app(
         app,
         page,
@@ -97,6 +105,40 @@ def server_of(app: Any) -> Any:
 
     # browsers keep connections open, which an end would wait for
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+
+
+class ForThisMachine:
+    """Refuses requests to an application by other names than this machine has for itself.
+
+    Starlette's own check of names takes "[" for the name in "[::1]:7860".
+    """
+
+    REFUSAL = (
+        b"This page is for the machine it is served at: open it at localhost there, or serve it "
+        b"to others by --host.\n"
+    )
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan" or is_loopback(_name_asked_for(scope)):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            headers = [(b"content-type", b"text/plain; charset=utf-8")]
+            await send({"type": "http.response.start", "status": 400, "headers": headers})
+            await send({"type": "http.response.body", "body": self.REFUSAL})
+
+
+def _name_asked_for(scope: Any) -> str:
+    """The name in the Host header of a request, without the port; "" without one."""
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # no end of a "["
+        return ""
 
 
 class _WithPolicy:

@@ -1,13 +1,16 @@
 """Tables as text: what their cells say."""
 
 import csv
+import locale
 import math
 
 import pytest
 
+from co_detr.ablation.command import write
 from co_detr.ablation.plot import curve_of
 from co_detr.ablation.report import compare, markdown, plus_minus, write_csv
 from co_detr.ablation.results import Estimate, Result
+from co_detr.ablation.runs import Run
 from co_detr.ablation.tables import DataSet, Model, Row, Section, Table
 
 DIGITS = DataSet("digits", (), {}, epochs=False)
@@ -102,6 +105,23 @@ def test_csv_has_a_column_for_each_number(tmp_path):
     }
     assert (base["verdict"], base["difference"], base["seconds"]) == ("base", "", "0.6")
     assert (missing["AP"], missing["verdict"], missing["seeds"]) == ("", "", "0")
+
+
+@pytest.fixture
+def ascii_locale():
+    """As under LC_ALL=C; of no effect where Python is in its UTF-8 mode."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield locale.setlocale(locale.LC_CTYPE, "C")
+    locale.setlocale(locale.LC_CTYPE, before)
+
+
+def test_tables_are_utf8_in_every_locale(tmp_path, ascii_locale):
+    strange = row("DETR", "K ≥ 1", 12, published=(1, 2))
+    table = Table(2, "toys", TABLE.labels, (Section("x", (strange,)),), TABLE.published)
+    runs = {strange.models["digits"]: [Run("co_dino/co_dino_digits", (), 0, tmp_path / "seed0")]}
+    write(table, DIGITS, runs, tmp_path, "python make.py")
+    assert "Mean ± standard" in (tmp_path / "table2.md").read_bytes().decode()
+    assert "DETR,K ≥ 1," in (tmp_path / "table2.csv").read_bytes().decode()
 
 
 def test_the_base_need_not_come_first():

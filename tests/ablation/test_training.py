@@ -91,6 +91,37 @@ def test_a_run_that_fails_names_its_log_and_stops_no_other(complete, make_run, m
     assert "2 of 3 runs complete, 0 running, 1 failed, 0 iterations left" in said[-1]
 
 
+@pytest.mark.parametrize("in_the_way", ["model", "model/seed1/run.json/x"])
+def test_a_run_whose_folder_cannot_be_used_stops_no_other(complete, make_run, in_the_way):
+    """A file where the folders belong, a folder where a file belongs."""
+    runs = [make_run(0, name="other"), make_run(1), make_run(2, name="other")]
+    path = runs[1].folder.parents[1] / in_the_way
+    path.parent.mkdir(parents=True)
+    path.touch()
+    said, failures = complete(runs)
+    assert [run.is_complete() for run in runs] == [True, False, True]
+    (error,) = failures.values()
+    assert isinstance(error, OSError) and str(runs[1].folder) in str(error)
+    assert f"model/seed1: {error}" in said
+
+
+def test_whatever_ends_the_work_ends_the_processes(make_run, monkeypatch):
+    monkeypatch.setenv("STUB_SECONDS", "0.05")
+    runs = [make_run(seed, iterations=1000) for seed in range(2)]
+
+    def say(line):
+        if "seed1" in line:  # whose process has begun
+            while not all(run.metrics.exists() for run in runs):
+                time.sleep(0.01)
+            raise BrokenPipeError("nobody listens")
+
+    with pytest.raises(BrokenPipeError, match="nobody listens"):
+        Runner({run: [] for run in runs}, launcher=STUB, jobs=2, say=say, poll=0.01).work()
+    for run in runs:
+        assert (run.folder / "last_checkpoint").exists()
+        lock_folder(run.folder).close()  # is free
+
+
 def test_a_process_that_leaves_no_result_has_failed(complete, make_run):
     run = make_run()
     runner = Runner({run: []}, launcher="true", say=lambda line: None, poll=0.01)

@@ -1,5 +1,7 @@
 """Pictures as the evaluation reads them, with their objects in the frame of the model input."""
 
+import json
+
 import pytest
 import tiny_dataset
 import torch
@@ -7,6 +9,7 @@ from detectron2.config import LazyCall as L
 from detectron2.structures import BoxMode
 
 from co_detr import model_zoo
+from co_detr.analysis.command import build_parser
 from co_detr.analysis.examples import annotated_loader, crowd_boxes, rgb
 from co_detr.data import ResizeShortestEdge
 
@@ -49,8 +52,21 @@ def test_pictures_by_number_and_by_id(cfg):
 
     assert ids(images=1) == [1]
     assert ids(image_ids=[2, 1]) == [2, 1]
-    with pytest.raises(ValueError, match="no image of the id 7"):
+    assert ids(image_ids=["2", "1"]) == [2, 1]  # as a command line has them
+    with pytest.raises(ValueError, match=r"no image of the id 7 \(it has 1, 2\)"):
         annotated_loader(cfg, image_ids=[1, 7])
+
+
+def test_pictures_by_ids_that_are_texts(cfg, tmp_path):
+    """Of which "007" spells a number that is the id of none."""
+    file = tmp_path / "instances.json"
+    content = json.loads(file.read_text())
+    for image, annotation, name in zip(content["images"], content["annotations"], ("a", "007")):
+        image["id"] = annotation["image_id"] = name
+    file.write_text(json.dumps(content))
+    args = build_parser().parse_args(["score-maps", "--image-ids", "007", "a"])
+    loader = annotated_loader(cfg, image_ids=args.image_ids)
+    assert [example["image_id"] for (example,) in loader] == ["007", "a"]
 
 
 def test_crowd_regions_alone_are_scaled_to_the_input():

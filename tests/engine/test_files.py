@@ -3,6 +3,9 @@
 import errno
 import os
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +37,32 @@ def test_a_file_has_its_name_only_when_it_is_complete(tmp_path):
         file.write("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
+
+
+def test_text_is_utf8_in_every_locale(tmp_path):
+    code = "import sys; from co_detr.engine.files import whole_file\n"
+    code += "with whole_file(sys.argv[1]) as file: file.write('v\\u00f6gel')"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # that is, ASCII
+    process = [sys.executable, "-c", code, str(tmp_path / "file")]
+    subprocess.run(process, cwd=Path(__file__).parents[2], env=os.environ | locale, check=True)
+    assert (tmp_path / "file").read_bytes() == "vögel".encode()
+
+
+def test_names_may_be_as_long_as_the_file_system_has_them(tmp_path):
+    names = ["a" * 246, "a" * 251 + ".pth", "ä" * 125 + ".json", "b." + "c" * 253]
+    partial = set()
+    for name in names:
+        with whole_file(str(tmp_path / name)) as file:
+            partial |= set(os.listdir(tmp_path)) - set(names)
+            file.write(name)
+    assert sorted(os.listdir(tmp_path)) == sorted(names) and len(partial) == len(names)
+    assert all((tmp_path / name).read_text() == name for name in names)
+
+    # those left behind are found by their suffixes nevertheless
+    for name in partial:
+        (tmp_path / name).touch()
+    remove_partial_files(str(tmp_path), ".pth")
+    assert len(os.listdir(tmp_path)) == 2 * len(names) - 1
 
 
 def test_a_checkpoint_without_room_is_named_with_its_disk_and_the_old_one_stays(

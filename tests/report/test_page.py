@@ -284,6 +284,26 @@ def test_names_are_text_and_not_markup(page):
     assert {row[0] for row in made.tables[1][1:]} == {"<script>x</script>", "&amp;"}
 
 
+def test_names_in_plots_are_no_formulas(page):
+    made = page(content(names=("a$b_{$", "_bg")), detections((OBJECTS[0], 0.9)), images=False)
+    plots = [svg for svg in re.findall(r"<svg.*?</svg>", made.source, re.DOTALL) if "_bg" in svg]
+    # once beside a curve, and on both sides of the matrix
+    for name in (">a$b_{$<", ">_bg<"):
+        assert [svg.count(name) for svg in plots] == [1, 2]
+
+
+def test_pictures_of_lvis_are_found_by_their_addresses(files, tmp_path):
+    """LVIS's own files have no names; its val2017 is a folder beside others."""
+    annotations = content()
+    words = files(annotations, detections((OBJECTS[0], 0.9)))
+    for image in annotations["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/{image.pop('file_name')}"
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    assert command.main([*words, "--rules", "lvis", "--images", str(tmp_path)]) == 0
+    made = Page((tmp_path / "page.html").read_text())
+    assert "Not readable" not in made.text and "val/1.png 0 wrong, 1 missed, 1 right" in made.text
+
+
 def test_pictures_that_are_not_there_are_named(files, tmp_path):
     words = files(content(), [])
     (tmp_path / "val/1.png").unlink()

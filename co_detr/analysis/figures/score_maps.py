@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> list[Drawing]:
     from ..plots.score_maps import ScoredPicture, draw_score_maps
     from ..score_maps import score_images
 
-    pictures: dict[int, ScoredPicture] = {}
+    pictures: dict[int | str, ScoredPicture] = {}
     rows = []
     for files in args.models:
         loaded = load_model(files, args.opts)

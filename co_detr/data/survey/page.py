@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from tabulate import tabulate
 
-from co_detr.data.pictures import read_picture
+from co_detr.data.pictures import UnreadablePicture, read_picture
 from co_detr.inference.drawing import draw
 
 from .survey import Survey, SurveyedSplit
@@ -66,10 +66,17 @@ def sample(split: SurveyedSplit, count: int) -> list[dict]:
 
 
 def figures(records: Sequence[dict], classes: Sequence[str]) -> Iterator[str]:
-    """A picture with its boxes and its name, each."""
+    """A picture with its boxes and its name, each; the reason instead for one that cannot be read,
+    which a quick look has not found out."""
     for record in records:
+        name = escape(record["file_name"])
         objects = [a for a in record["annotations"] if not a["iscrowd"]]
-        pixels = read_picture(record["file_name"])
+        try:
+            pixels = read_picture(record["file_name"])
+        except UnreadablePicture as error:
+            caption = f"{name} cannot be read: {escape(error.reason)}"
+            yield f"<figure><figcaption class='fault'>{caption}</figcaption></figure>"
+            continue
         boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         instances = Instances(
@@ -78,7 +85,7 @@ def figures(records: Sequence[dict], classes: Sequence[str]) -> Iterator[str]:
             pred_classes=torch.tensor([a["category_id"] for a in objects], dtype=torch.long),
         )
         drawn = draw(pixels, instances, list(classes))
-        caption = f"{escape(record['file_name'])}, {len(objects)} objects"
+        caption = f"{name}, {len(objects)} objects"
         yield f"<figure><img src='{as_url(drawn)}'><figcaption>{caption}</figcaption></figure>"
 
 
