@@ -128,7 +128,7 @@ KINDS: Mapping[str, Kind] = {
     "dataloader.train.total_batch_size": or_null(whole()),
     "dataloader.train.num_workers": whole(0),
     "dataloader.train.seed": or_null(whole()),
-    "dataloader.test.dataset.names": SOME_NAMES,
+    "dataloader.test.dataset.names": or_null(SOME_NAMES),
     "dataloader.test.batch_size": whole(1),
     "dataloader.test.num_workers": whole(0),
     "lr_multiplier.warmup_length": number(0, 1),

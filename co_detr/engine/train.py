@@ -36,7 +36,7 @@ from co_detr.checkpoint.reading import check_readable, read_checkpoint
 from co_detr.data.loader import report_left_out
 from co_detr.data.preflight import check_datasets, settle_validation
 
-from . import build, fsdp, resuming, signals
+from . import build, fsdp, resuming, run_folder, signals
 from .build import amp_dtype
 from .checkpoint import WholeFileCheckpointer
 from .early_stop import EarlyStop, has_stopped, patience_of
@@ -75,7 +75,10 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     with signals.handled():
         cfg = setup(args)
         with naming_full_disk(cfg.train.output_dir):
-            return evaluate_only(args, cfg) if args.eval_only else do_train(args, cfg)
+            if args.eval_only:
+                return evaluate_only(args, cfg)
+            with run_folder.claimed(cfg.train.output_dir):
+                return do_train(args, cfg)
 
 
 def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
@@ -89,7 +92,13 @@ def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there are no weights to evaluate though `--resume` asks for them.
+        ValueError: there is nothing to evaluate on, or by.
     """
+    if cfg.dataloader.get("evaluator") is None:
+        raise ValueError(
+            "nothing to evaluate: there is no dataset in dataloader.test, or no "
+            "dataloader.evaluator. Set dataloader.test.dataset.names, or use a config that has both"
+        )
     path = cfg.train.init_checkpoint
     averaged = False
     detections_kept(cfg)
@@ -159,7 +168,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
     needed = {"model", "dataloader", "train"}
     if not args.eval_only:
         needed |= {"optimizer", "lr_multiplier"}
-    if missing := sorted(needed - set(cfg)):
+    if missing := sorted(name for name in needed if cfg.get(name) is None):
         raise ValueError(f"{args.config_file} has no {', '.join(missing)}: define or import it")
     check_settings(cfg)
     output_dir, rank = cfg.train.output_dir, comm.get_rank()
@@ -172,7 +181,12 @@ def setup(args: argparse.Namespace) -> DictConfig:
     cfg.train.seed = _seed_of_run(
         cfg.train.get("seed"), output_dir, args.resume, keep=not args.eval_only
     )
-    with naming_full_disk(output_dir):
+    with (
+        naming_full_disk(output_dir),
+        run_folder.config_kept(
+            output_dir, keep=args.resume or args.eval_only, new_one_waits=not args.eval_only
+        ),
+    ):
         default_setup(cfg, args)
     cfg.train.device = _device_there_is(cfg.train.device)
     amp_dtype(cfg)
@@ -297,6 +311,7 @@ def do_train(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
     trainer.register_hooks([KeepFrozen(frozen)] if frozen else [])
     trainer.register_hooks(build_hooks(cfg, model, ema, checkpointer, evaluate))
     start_iter = load_weights(cfg, trainer, checkpointer, resume=resume)
+    run_folder.take_new_config(train.output_dir)
     with signals.postponed():
         if not is_complete(cfg, start_iter):
             trainer.register_hooks(build_writers(cfg))
@@ -375,7 +390,7 @@ def build_hooks(
     if torch.device(train.device).type == "cuda":
         built.append(PeakMemory())
     # saved before evaluation: whatever happens there, the training so far is safe
-    saver = PeriodicCheckpointer(checkpointer, **train.checkpointer)
+    saver = PeriodicCheckpointer(checkpointer, **(train.get("checkpointer") or {"period": 0}))
     stop = StopOnSignal(checkpointer, saver)
     built += [saver, stop]
     evaluation: list[HookBase] = [hooks.EvalHook(eval_period, stop.unless_asked(evaluate))]

@@ -142,7 +142,7 @@ def keep_by_nms(
     image = torch.arange(N, device=labels.device)[:, None]
     row = labels.div(columns, rounding_mode="floor")
     place = torch.stack([labels - row * columns, row + image * columns], dim=-1).repeat(1, 1, 2)
-    apart = boxes + place * (boxes.amax() + 1)
+    apart = boxes + place * (boxes.max() + 1)
     kept = nms(apart.flatten(0, 1), scores.flatten(), iou_threshold)
     return torch.zeros_like(scores).flatten().index_fill(0, kept, 1.0).view(N, K)
 

@@ -16,6 +16,8 @@ from co_detr.data.preflight import (
     on_main_process,
     settle_validation,
 )
+from co_detr.engine.argument_checks import check_arguments
+from co_detr.engine.settings import check_settings
 
 BLOCK = Path(__file__).parents[2] / "configs" / "common" / "data" / "coco_detr.py"
 SPLITS = ("train", "test")
@@ -208,6 +210,8 @@ def test_without_a_validation_set_nothing_of_it_is_demanded(tiny, tmp_path, key,
     cfg = LazyConfig.load(str(BLOCK))
     cfg.dataloader.train.dataset.names = tiny.register()
     OmegaConf.update(cfg, key, none)
+    check_settings(cfg)
+    check_arguments(cfg)
     settle_validation(cfg)
     check_datasets(cfg, SPLITS)
     LazyConfig.save(cfg, str(tmp_path / "config.yaml"))  # the evaluator refers to no dataset

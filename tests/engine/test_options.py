@@ -205,7 +205,7 @@ def test_batches_too_small_for_their_parts_are_refused_before_anything_is_built(
 ):
     options = [f"dataloader.train.total_batch_size={size}", f"train.accumulate={parts}"]
     with pytest.raises(ValueError, match=f"total_batch_size={size} images are too few"):
-        main(arguments(tmp_path, *options, "model=null"))
+        main(arguments(tmp_path, *options, "model.model.no_such_argument=1"))
 
 
 # ---------------------------------------------------------------- periods and devices
@@ -237,3 +237,24 @@ def test_a_start_says_nothing_of_scratch_or_the_future(tmp_path, recwarn):
     main(arguments(tmp_path, "train.max_iter=1"))
     assert "scratch" not in log(tmp_path)
     assert not [w for w in recwarn if issubclass(w.category, FutureWarning)]
+
+
+# ---------------------------------------------------------------- what may be absent
+
+
+@pytest.mark.parametrize("name", ["optimizer", "lr_multiplier", "model"])
+def test_sections_that_are_null_are_missing(tmp_path, name):
+    with pytest.raises(ValueError, match=f"has no {name}: define or import it"):
+        main(arguments(tmp_path, f"{name}=null"))
+
+
+def test_without_a_checkpointer_only_the_end_is_saved(tmp_path):
+    main(arguments(tmp_path, "train.checkpointer=null"))
+    assert [path.name for path in tmp_path.glob("model_0*")] == []
+    assert (tmp_path / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize("absent", ["dataloader.evaluator=null", "dataloader.test=null"])
+def test_evaluation_with_nothing_to_evaluate_is_an_error(tmp_path, absent):
+    with pytest.raises(ValueError, match="nothing to evaluate: .*dataloader.test"):
+        main(arguments(tmp_path, absent, eval_only=True))

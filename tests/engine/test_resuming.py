@@ -6,10 +6,13 @@ import shutil
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from jobs import arguments, in_a_process, losses
+from omegaconf import OmegaConf
 
 from co_detr.checkpoint.matching import UnfittingCheckpointError
 from co_detr.engine import main
+from co_detr.engine.run_folder import claimed
 
 EMA = ["train.ema.enabled=True", "train.ema.decay=0.75"]
 # rates that do not depend on the length of the run
@@ -268,6 +271,57 @@ def test_checkpoints_without_names_of_parameters_are_resumed_if_the_groups_are_t
         main(arguments(copied, "train.max_iter=6", frozen, resume=True))
     main(arguments(copied, "train.max_iter=6", resume=True))
     assert {s["step"].item() for s in trainer_state(copied)["optimizer"]["state"].values()} == {6.0}
+
+
+# ---------------------------------------------------------------- whose folder it is
+
+
+def saved_config(folder):
+    return OmegaConf.load(folder / "config.yaml")
+
+
+def test_the_config_of_a_run_is_that_of_its_training(copied):
+    before = (copied / "config.yaml").read_bytes()
+    weights = f"train.init_checkpoint={copied}/model_final.pth"
+    main(arguments(copied, weights, "optimizer.lr=7", eval_only=True))
+    with pytest.raises(UnfittingCheckpointError):
+        main(arguments(copied, "model.model.width=9", "train.max_iter=6", resume=True))
+    assert (copied / "config.yaml").read_bytes() == before
+    resume(copied, "optimizer.lr=0.02")
+    assert saved_config(copied).optimizer.lr == 0.02
+    assert saved_config(copied).train.max_iter == 6
+    assert not list(copied.glob(".config*"))
+
+
+def test_a_config_that_a_killed_start_has_put_aside_comes_back(copied):
+    (copied / "config.yaml").rename(copied / ".config.yaml.before")
+    weights = f"train.init_checkpoint={copied}/model_final.pth"
+    main(arguments(copied, weights, "optimizer.lr=7", eval_only=True))
+    assert saved_config(copied).optimizer.lr == 0.01
+
+
+def test_two_processes_do_not_train_in_one_folder(copied):
+    fork = mp.get_context("fork")
+    claims, done = fork.Event(), fork.Event()
+
+    def hold():
+        with claimed(str(copied)):
+            claims.set()
+            done.wait(60)
+
+    other = fork.Process(target=hold)
+    other.start()
+    try:
+        assert claims.wait(60)
+        before = files(copied)
+        with pytest.raises(FileExistsError, match="another process is training there"):
+            resume(copied)
+        assert files(copied)["metrics.json"] == before["metrics.json"]
+    finally:
+        done.set()
+        other.join()
+    resume(copied)  # its claim has ended with it
+    assert len(losses(copied)) == 6
 
 
 # ---------------------------------------------------------------- nothing to do

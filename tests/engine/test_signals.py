@@ -75,7 +75,7 @@ def test_what_a_kill_left_of_a_checkpoint_is_removed_by_the_next_run(tmp_path):
     in_a_process(arguments(tmp_path, "model.kill_in_save=8"))
     assert (tmp_path / ".model_0000008.pth.partial").exists()
     in_a_process(arguments(tmp_path, "model.signal_at=6", resume=True))
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_evaluation_is_cut_short_and_its_results_are_dropped(tmp_path, whole):

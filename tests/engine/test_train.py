@@ -22,6 +22,8 @@ from co_detr.engine.overrides import new_keys
 from co_detr.engine.train import detections_kept
 from co_detr.evaluation.evaluators import COCOEvaluator, LVISEvaluator
 
+UNBUILDABLE = "model.model.no_such_argument=1"
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -107,7 +109,7 @@ def test_only_the_newest_checkpoints_stay_also_over_an_interruption(tmp_path):
     in_a_process(arguments(tmp_path, resume=True))
     names = sorted(path.name for path in tmp_path.glob("model_0*.pth"))
     assert names == ["model_0000008.pth", "model_0000011.pth"]
-    assert not list(tmp_path.glob(".*")), "partial files were left behind"
+    assert not list(tmp_path.glob(".*.partial")), "partial files were left behind"
 
 
 def test_metrics_of_a_resumed_run_have_every_iteration_once(tmp_path, whole):
@@ -261,7 +263,9 @@ def test_a_missing_dataset_is_reported_before_anything_is_built(tmp_path, monkey
     with pytest.raises(FileNotFoundError, match="DETECTRON2_DATASETS"):
         main(
             arguments(
-                tmp_path / "out", "+dataloader.test.dataset.names=coco_2017_val", "model=null"
+                tmp_path / "out",
+                "+dataloader.test.dataset.names=coco_2017_val",
+                UNBUILDABLE,
             )
         )
     assert not (tmp_path / "out" / "losses.txt").exists()
@@ -282,7 +286,7 @@ def test_damaged_weights_are_found_before_anything_is_built(tmp_path):
     weights = f"train.init_checkpoint={tmp_path / 'cut.pth'}"
     for eval_only in (False, True):
         with pytest.raises(DamagedCheckpointError, match="cut off"):
-            main(arguments(tmp_path / "out", weights, "model=null", eval_only=eval_only))
+            main(arguments(tmp_path / "out", weights, UNBUILDABLE, eval_only=eval_only))
 
 
 def test_no_config_object_gets_into_a_checkpoint(whole):

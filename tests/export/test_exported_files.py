@@ -74,6 +74,16 @@ def test_only_standard_operators_and_a_free_batch(onnx_detector):
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_nms_goes_into_the_file(format, photo, tmp_path):
+    detector = detector_of(tiny_model(image_format="BGR"))
+    set_nms(detector.model, "0.3")
+    path = tmp_path / ("model.onnx" if format == "onnx" else "model.pt2")
+    export(detector, path, photo, format=format, size=SIZE)  # and compare both
+    found = (OnnxDetector if format == "onnx" else TorchDetector)(path)(photo, threshold=0)
+    assert len(found) == len(detector(photo, threshold=0)) > 0
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
 def test_a_file_that_differs_is_not_written(
     format, detector, onnx_detector, torch_detector, photo, tmp_path, monkeypatch
 ):

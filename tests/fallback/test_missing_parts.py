@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 )
 def test_importing_a_missing_part_says_what_to_do(statement):
     name = statement.split()[1]
-    with pytest.raises(ImportError, match="install detectron2.*Which detectron2.*README") as caught:
+    with pytest.raises(ImportError, match="install detectron2.*docs/detectron2.md") as caught:
         exec(statement, {})
     assert "detectron2" in caught.value.name and name.startswith(caught.value.name)
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 REMEDY = (
     "not part of the subset of detectron2 that is embedded in co_detr. Where detectron2 itself has "
-    'it, install detectron2: "Which detectron2?" in the README of co_detr, or docs/detectron2.md'
+    "it, install detectron2, as docs/detectron2.md of co_detr says"
 )
 
 
