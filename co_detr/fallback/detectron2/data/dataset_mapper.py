@@ -19,9 +19,9 @@ class DatasetMapper:
     """
     Reads the image of a record, augments it, and turns the annotations into `Instances`.
 
-    The example is the record (a copy) with "image", a (C, h, w) uint8 tensor, and in training
-    "instances" in place of "annotations", and "sem_seg", (h, w) int64 labels, in place of
-    "sem_seg_file_name". "height" and "width" stay those of the file.
+    The example is the record (a copy) with "image", a (C, h, w) uint8 tensor; with "sem_seg",
+    (h, w) int64 labels, in place of "sem_seg_file_name"; and in training with "instances" in place
+    of "annotations". "height" and "width" stay those of the file.
 
     `DatasetMapper(cfg, is_train=True)` takes what is not given from a `CfgNode`.
     """
@@ -95,9 +95,9 @@ class DatasetMapper:
         utils.check_image_size(example, image)
 
         labels = example.pop("sem_seg_file_name", None)
-        if labels is not None and self.is_train:
+        if labels is not None:
             labels = utils.read_image(labels, "L").squeeze(2)
-        aug_input = T.AugInput(image, sem_seg=labels if self.is_train else None)
+        aug_input = T.AugInput(image, sem_seg=labels)
         transforms = self.augmentations(aug_input)
         channels_first = aug_input.image.transpose(2, 0, 1)
         example["image"] = torch.from_numpy(np.ascontiguousarray(channels_first))

@@ -33,13 +33,11 @@ class CallbackHook(HookBase):
         before_train: Callable[[TrainerBase], Any] | None = None,
         after_train: Callable[[TrainerBase], Any] | None = None,
         before_step: Callable[[TrainerBase], Any] | None = None,
-        after_backward: Callable[[TrainerBase], Any] | None = None,
         after_step: Callable[[TrainerBase], Any] | None = None,
     ):
         self._before_train = before_train
         self._after_train = after_train
         self._before_step = before_step
-        self._after_backward = after_backward
         self._after_step = after_step
 
     def before_train(self) -> None:
@@ -50,16 +48,11 @@ class CallbackHook(HookBase):
         if self._after_train:
             self._after_train(self.trainer)
         # they may hold on to large objects
-        self._before_train = self._after_train = None
-        self._before_step = self._after_backward = self._after_step = None
+        self._before_train = self._after_train = self._before_step = self._after_step = None
 
     def before_step(self) -> None:
         if self._before_step:
             self._before_step(self.trainer)
-
-    def after_backward(self) -> None:
-        if self._after_backward:
-            self._after_backward(self.trainer)
 
     def after_step(self) -> None:
         if self._after_step:
