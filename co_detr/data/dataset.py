@@ -43,15 +43,21 @@ def load_dataset(
     Raises:
         KeyError: a name is not registered.
         FileNotFoundError: the annotation file or the image folder is missing.
-        ValueError: the file contradicts itself, or the datasets do not suit each other or the
-            model.
+        ValueError: the file contradicts itself, the datasets do not suit each other or the model,
+            or a function of the user's own fails or returns no records.
     """
     names = [names] if isinstance(names, str) else list(names)
-    dicts = [record for name in names for record in read_dataset(name)]
+    read = [read_dataset(name, num_classes) for name in names]
     for name in names[1:]:
         check_same_classes(names[0], name)
     for name in names:
         check_num_classes(name, num_classes)
+    every = [MetadataCatalog.get(name).get("thing_classes") for name in names]
+    known = next((classes for classes in every if classes is not None), None)
+    for name, records, classes in zip(names, read, every):
+        if classes is None and known is not None:  # its classes are those of the others
+            check_records(name, records, known)
+    dicts = [record for records in read for record in records]
     if is_train:
         dicts = trainable(dicts, ", ".join(names), masks=masks)
     if filter_empty:
@@ -66,8 +72,12 @@ def load_dataset(
     return dicts
 
 
-def read_dataset(name: str) -> list[dict]:
+def read_dataset(name: str, num_classes: int | None = None) -> list[dict]:
     """The records of one registered dataset, its annotation file checked and repaired.
+
+    Args:
+        name: a registered name.
+        num_classes: what the model predicts, which bounds labels of classes without names.
 
     Raises:
         KeyError, FileNotFoundError, ValueError: see `load_dataset`.
@@ -78,8 +88,14 @@ def read_dataset(name: str) -> list[dict]:
     if annotations is not None and is_plain(name):
         return records_of(annotations, MetadataCatalog.get(name).get("image_root", ""))
     # A function of the user's own. What it reads by `load_coco_json` is repaired, too.
-    records = DatasetCatalog.get(name)
-    check_records(name, records, MetadataCatalog.get(name).get("thing_classes"))
+    try:
+        records = DatasetCatalog.get(name)
+    except Exception as error:  # it may raise anything
+        raise ValueError(
+            f"{name}: the function that it is registered with raised {type(error).__name__}: "
+            f"{error}. Correct it, or what it reads"
+        ) from error
+    check_records(name, records, MetadataCatalog.get(name).get("thing_classes"), num_classes)
     return _without_empty_boxes(records, name)
 
 

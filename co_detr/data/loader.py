@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from co_detr.data.pictures import UnreadablePicture
+from co_detr.data.records import check_sizes
 from co_detr.data.unreadable import OrUnreadable, UnreadableCount, read_example
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,10 @@ def build_train_loader(
         start_iter: number of batches already consumed, when training is resumed.
         pin_memory: whether a thread puts images into pinned memory, from where a GPU copies them
             while it computes, see `co_detr.engine.prefetch`. Without a GPU nothing is pinned.
+
+    Raises:
+        ValueError: processes cannot share the batches evenly, or a record lacks the size that
+            `aspect_ratio_grouping` asks for.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
@@ -232,7 +237,10 @@ def build_train_loader(
             "dataloader.train.total_batch_size to a multiple of their number"
         )
     seed = max(seed or 0, 0)
-    is_wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
+    is_wide = None
+    if aspect_ratio_grouping:
+        check_sizes(dataset)
+        is_wide = [d["width"] > d["height"] for d in dataset]
     repeat_factors = None
     if repeat_threshold is not None:
         repeat_factors = repeat_factors_of(dataset, repeat_threshold)

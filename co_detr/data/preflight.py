@@ -178,7 +178,7 @@ def _check_content(datasets: Sequence[DictConfig]) -> None:
     for node in datasets:
         together = []
         for name in _names(node):
-            records = read_dataset(name)
+            records = read_dataset(name, node.get("num_classes"))
             # before their number, which differs where classes are missing
             check_same_classes(names[0], name)
             check_num_classes(name, node.get("num_classes"))

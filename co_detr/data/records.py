@@ -12,13 +12,19 @@ MODES = tuple(BoxMode)
 TURNED = getattr(BoxMode, "XYWHA_ABS", None)  # the embedded detectron2 has no turned boxes
 
 
-def check_records(name: str, records: Any, class_names: Sequence[str] | None) -> None:
+def check_records(
+    name: str,
+    records: Any,
+    class_names: Sequence[str] | None,
+    num_classes: int | None = None,
+) -> None:
     """Check that records have the form that detectron2 defines, as far as all mappers rely on it.
 
     Args:
         name: of the dataset.
         records: what its function has returned.
         class_names: of the classes 0, 1, ...; None where they are not known.
+        num_classes: what the model predicts, for classes without names; None for any number.
 
     Raises:
         ValueError: they have not; names the record, the value and the remedy.
@@ -31,6 +37,13 @@ def check_records(name: str, records: Any, class_names: Sequence[str] | None) ->
         )
     if not records:
         raise ValueError(f"{name} has no images. {remedy}")
+    if class_names is not None:
+        labels = f"from 0 to {len(class_names) - 1}"
+        num_classes = len(class_names)
+    elif num_classes is not None:
+        labels = f"from 0 to {num_classes - 1}, as the model predicts {num_classes} classes"
+    else:
+        labels = "from 0"
     for number, record in enumerate(records):
         if not isinstance(record, dict):
             raise ValueError(f"{name}: record {number} is {record!r:.80}, no dict. {remedy}")
@@ -45,19 +58,31 @@ def check_records(name: str, records: Any, class_names: Sequence[str] | None) ->
         if not isinstance(annotations, list | tuple):
             raise ValueError(f"{where} has annotations {annotations!r:.80}, no list. {remedy}")
         for annotation in annotations:
-            if fault := _fault_of(annotation, class_names):
+            if fault := _fault_of(annotation, num_classes, labels):
                 raise ValueError(f"{where} has an annotation {fault}. {remedy}")
 
 
-def _fault_of(annotation: Any, class_names: Sequence[str] | None) -> str | None:
-    """What is wrong with an annotation of a record."""
+def check_sizes(records: Sequence[dict]) -> None:
+    """Raise ValueError unless all records tell height and width, by which batches are made of wide
+    pictures or of high ones."""
+    for number, record in enumerate(records):
+        for key in ("height", "width"):
+            if key not in record:
+                raise ValueError(
+                    f"record {number}, of {record.get('file_name')!r}, has no {key}, by which wide "
+                    "pictures are told from high ones. Correct the function that its dataset is "
+                    "registered with, or set dataloader.train.aspect_ratio_grouping=False"
+                )
+
+
+def _fault_of(annotation: Any, num_classes: int | None, labels: str) -> str | None:
+    """What is wrong with an annotation of a record; `labels` says which there are."""
     if not isinstance(annotation, dict):
         return f"{annotation!r:.80}, which is no dict"
     label = annotation.get("category_id")
-    most = float("inf") if class_names is None else len(class_names)
+    most = float("inf") if num_classes is None else num_classes
     if not isinstance(label, Integral) or not 0 <= int(label) < most:
-        counts = "from 0" if class_names is None else f"from 0 to {most - 1}"
-        return f"with the category_id {label!r:.80}, which must be the number of a class, {counts}"
+        return f"with the category_id {label!r:.80}, which must be the number of a class, {labels}"
     mode = annotation.get("bbox_mode")
     if not isinstance(mode, int) or mode not in MODES:
         return f"with the bbox_mode {mode!r:.80}, which must be one of detectron2's BoxMode"

@@ -2,13 +2,16 @@
 
     co-detr export model_best.pth birds.onnx --picture photo.jpg
     co-detr export model_best.pth birds.onnx --picture photo.jpg --size 640 640 --nms 0.7
-    co-detr export model_best.pth birds.pt2 --picture photo.jpg --format torch
+    co-detr export model_best.pth birds.pt2 --picture photo.jpg
     co-detr export co_dino.safetensors co_dino.onnx --picture photo.jpg \\
         --config-file co_dino/co_dino_r50_5scale_12ep
 
+A name in .onnx makes a file of ONNX, one in .pt2 that of `torch.export`.
+
 The file takes padded pictures (N, 3, H, W) and their sizes (N, 2), and gives boxes in pixels,
-scores and labels; `co_detr.export.detectors.OnnxDetector` runs it on pictures of any kind. Where
-what it finds on the picture is not what the detector finds, no file is left and the exit code is 1.
+scores and labels; `OnnxDetector` and `TorchDetector` of `co_detr.export.detectors` run it on
+pictures of any kind. Where what it finds on the picture is not what the detector finds, no file is
+left and the exit code is 1.
 """
 
 import argparse
@@ -27,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config-file", help="of a checkpoint without one: a file, or a name of the model zoo"
     )
     parser.add_argument(
-        "--format", choices=("onnx", "torch"), default="onnx", help="default: %(default)s"
+        "--format",
+        choices=("onnx", "torch"),
+        help="for names of other suffixes; default: by that of FILE, .onnx or .pt2",
     )
     parser.add_argument(
         "--picture", required=True, type=user_path, help="a photo, on which the file is checked"
@@ -57,8 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; 1 if the file differs from the detector. Other errors are those of `export`."""
-    if args.format == "onnx":
+    """Export; 1 if the file differs from the detector.
+
+    Raises:
+        ValueError: the name of the file and `--format` do not tell one format, or as `export`.
+        ModuleNotFoundError, TypeError: as `export`.
+    """
+    from .exporting import format_of
+
+    format = format_of(args.output, args.format)
+    if format == "onnx":
         from co_detr.export.files import require_extra
 
         require_extra()  # before anything slow
@@ -82,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             detector,
             args.output,
             args.picture,
-            format=args.format,
+            format=format,
             size=None if args.size is None else tuple(args.size),
             tolerance=args.tolerance,
             opset=args.opset,

@@ -5,6 +5,7 @@ instances = detector("photo.jpg", threshold=0.5)
 """
 
 import os
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,8 @@ class OnnxModel(ExportedModel):
     Raises:
         FileNotFoundError: there is no such file.
         ModuleNotFoundError: onnxruntime is missing; names the extra that brings it.
-        ValueError: the file says nothing of the model, or there is no such provider.
+        ValueError: the file is none of ONNX or says nothing of the model, or there is no such
+            provider.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class OnnxModel(ExportedModel):
         require_extra(("onnxruntime",))
         import onnxruntime
 
-        path = _existing(path)
+        path = _existing(path, "OnnxDetector")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
         available = onnxruntime.get_available_providers()
@@ -123,16 +125,16 @@ class TorchModel(ExportedModel):
     """A `.pt2` file in PyTorch, on the device that it was exported on.
 
     Args:
-        path: of a file that `co-detr export --format torch` wrote. It may run any operators of
-            PyTorch: load those that you trust.
+        path: of a file that `co-detr export` wrote as `.pt2`. It may run any operators of PyTorch:
+            load those that you trust.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file says nothing of the model.
+        ValueError: the file is none of `torch.export`, or says nothing of the model.
     """
 
     def __init__(self, path: str | os.PathLike):
-        path = _existing(path)
+        path = _existing(path, "TorchDetector")
         metadata = {KEY: ""}
         with naming_broken_file(path):
             program = torch.export.load(path, extra_files=metadata)
@@ -233,8 +235,30 @@ def naming_broken_file(path: str) -> Iterator[None]:
         ) from error
 
 
-def _existing(path: str | os.PathLike) -> str:
+def _existing(path: str | os.PathLike, reader: str) -> str:
+    """The path of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is for another class than `reader`.
+    """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no exported file {path}")
+    if reader_of(path) not in (reader, None):
+        raise ValueError(f"{path} is no file for {reader}: {reader_of(path)}({path!r}) reads it")
     return path
+
+
+def reader_of(path: str) -> str | None:
+    """The class for a file that `co-detr export` wrote; None where its content does not tell."""
+    with open(path, "rb") as file:
+        head = file.read(32)
+    if head.startswith(b"\x08") and b"pytorch" in head:  # version and producer, in protobuf
+        return "OnnxDetector"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return None
+    return "TorchDetector" if any(name.endswith(f"/extra/{KEY}") for name in names) else None

@@ -29,12 +29,33 @@ SMALLER = 0.7  # of the checked picture's sides, for one that leaves padding on 
 Format = Literal["onnx", "torch"]
 
 
+def format_of(path: Path, asked: Format | None) -> Format:
+    """The format of a file by its name, or that asked for where its suffix means none.
+
+    Raises:
+        ValueError: neither says one, or both another.
+    """
+    meant = cast(Format | None, {s: name for name, s in SUFFIXES.items()}.get(path.suffix.lower()))
+    format = asked or meant
+    if format is None:
+        raise ValueError(
+            f"{path} ends neither in .onnx nor in .pt2: name it so, or say the format, onnx or "
+            "torch (--format)"
+        )
+    if meant not in (format, None):
+        raise ValueError(
+            f"the format {format} does not go with {path.suffix} files such as {path}: name it "
+            f"{path.with_suffix(SUFFIXES[format])}, or say {meant} (--format)"
+        )
+    return format
+
+
 def export(
     detector: Detector,
     path: str | os.PathLike,
     picture: Any,
     *,
-    format: Format = "onnx",
+    format: Format | None = None,
     size: tuple[int, int] | None = None,
     tolerance: float = 1e-3,
     opset: int = OPSET,
@@ -48,7 +69,7 @@ def export(
         detector: what `load_detector` returns, on the CPU. Masks are left out.
         path: of the file; one that exists is replaced.
         picture: a real one, as `detector` takes it.
-        format: "onnx", or "torch" for the `.pt2` of `torch.export`.
+        format: "onnx", or "torch" for the `.pt2` of `torch.export`; None to go by the name.
         size: (height, width) of the input; None for `default_size`.
         tolerance: of box coordinates, in pixels of the input.
         opset: of ONNX.
@@ -59,15 +80,17 @@ def export(
     Raises:
         ExportDiffersError: by more than the tolerance, or the detections are others.
         ModuleNotFoundError: a package is missing; names the extra that brings it.
-        TypeError, ValueError: this model or size cannot be exported; says why.
+        TypeError, ValueError: this model or size cannot be exported, or name and format do not go
+            together; says why.
     """
+    path = Path(path).expanduser()
+    format = format_of(path, format)
     if format == "onnx":
         require_extra()
     graph = DetectionGraph(detector.model)
     if getattr(detector.model, "instance_mask", None) is not None:
         logger.warning("Only boxes are exported: the file will not predict masks")
     description = describe(detector, size or default_size(detector, picture))
-    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     unchecked = path.with_name(f".unchecked.{path.stem}{SUFFIXES[format]}")
     try:

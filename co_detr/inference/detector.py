@@ -14,6 +14,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,7 +108,9 @@ class Detector:
         Raises:
             UnreadablePicture: a file is no picture.
             TypeError, ValueError: an array is of another kind, shape or range than it has to be.
+            ValueError: `threshold` is no number from 0 to 1, or `batch_size` is none from 1 on.
         """
+        check_threshold(threshold)
         if isinstance(source, list | tuple):
             return self.predict([to_array(s) for s in source], threshold, batch_size)
         if isinstance(source, str | os.PathLike) and os.path.isdir(os.path.expanduser(source)):
@@ -129,7 +132,11 @@ class Detector:
 
         Returns:
             Detections of each picture, in the order of the pictures, as calls return them.
+
+        Raises:
+            TypeError, ValueError: as for calls.
         """
+        check_threshold(threshold)
         size = self._at_least_one(batch_size)
         inputs = [self.input_of(image) for image in images]
         groups = defaultdict(list)
@@ -166,8 +173,8 @@ class Detector:
 
     def _at_least_one(self, batch_size: int | None) -> int:
         size = self.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f"batch_size={size} must be at least 1")
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"batch_size={size!r:.80} must be at least 1, a whole number")
         return size
 
     def input_of(self, image: np.ndarray) -> dict[str, Any]:
@@ -190,6 +197,12 @@ class Detector:
             return side, side
         divisor = getattr(getattr(self.model, "backbone", None), "size_divisibility", 0) or 1
         return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise ValueError unless a least score is a number from 0 to 1."""
+    if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold!r:.80} must be a number from 0 to 1, a least score")
 
 
 def load_detector(

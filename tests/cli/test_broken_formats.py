@@ -218,7 +218,7 @@ def test_raised_digits_are_no_numbers_to_sort_by():
     assert natural_order(["10 m²", "²", "9 m²"]) == ["9 m²", "10 m²", "²"]
 
 
-def test_a_broken_file_beside_good_ones_is_said_to_be_left_out(tmp_path, capsys):
+def test_a_broken_file_beside_good_ones_is_a_fault(tmp_path, capsys):
     for split in ("train", "valid"):
         save_pictures(tmp_path / split)
         (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(coco()))
@@ -226,10 +226,48 @@ def test_a_broken_file_beside_good_ones_is_said_to_be_left_out(tmp_path, capsys)
     broken.write_text(broken.read_text()[:-20])
     _, (split,) = read_data(tmp_path)
     assert [f"left out {broken}" in note for note in split.notes] == [True]
+    (tmp_path / "settings.json").write_text("{}")  # of something else
+    for word in ("valid", "all"):
+        (tmp_path / "valid").rename(tmp_path / word)
+        assert main(["check", str(tmp_path)]) == 1
+        shown = capsys.readouterr().out
+        assert f"\nfault: left out {broken}, which is no JSON file (" in shown
+        assert shown.count("left out") == 1 and "settings" not in shown
+        (tmp_path / word).rename(tmp_path / "valid")
     argv = ["new", str(tmp_path / "x.py"), "--data", str(tmp_path), "--model", "co_dino_digits"]
     assert main(argv) == 1
     error = capsys.readouterr().err
     assert "nothing to train on" in error and f"left out {broken}" in error
+
+
+def test_a_broken_file_beside_one_of_no_split_is_a_fault_of_the_others(tmp_path):
+    for name in ("all.json", "x/val.json"):
+        save_pictures((tmp_path / name).parent)
+        (tmp_path / name).write_text(json.dumps(coco()))
+    (tmp_path / "train.json").write_text("{")
+    _, (split,) = read_data(tmp_path)
+    assert split.name == "val" and "train.json" in split.faults[0]
+
+
+@pytest.mark.parametrize("name", ["train.json", "data.yaml"])
+def test_broken_files_are_named_where_nothing_else_is_known(tmp_path, name):
+    save_pictures(tmp_path)
+    (tmp_path / name).write_text("{")
+    with pytest.raises(ValueError, match=rf"(?s)format \(.*; .*{name}.* is no .*\). Known"):
+        read_data(tmp_path)
+
+
+def test_a_broken_file_that_a_config_names_is_named(tmp_path, capsys):
+    config = (
+        "from co_detr.data import register_split\nfrom co_detr.model_zoo import get_sections\n"
+        'dataloader, model, train = get_sections("co_dino/co_dino_digits")[:3]\n'
+        f"register_split('cut', {str(tmp_path / 'cut.json')!r}, {str(tmp_path)!r})\n"
+        "dataloader.train.dataset.names = dataloader.test.dataset.names = 'cut'\n"
+    )
+    (tmp_path / "cut.py").write_text(config)
+    (tmp_path / "cut.json").write_text("{")
+    assert main(["check", str(tmp_path / "cut.py")]) == 1
+    assert f"cut: {tmp_path / 'cut.json'} is no JSON file (" in capsys.readouterr().err
 
 
 def test_ids_of_several_types_are_one_when_classes_are_brought_together(tmp_path, capsys):

@@ -73,15 +73,37 @@ def test_a_failure_is_one_line_with_exit_code_1_and_a_traceback_with_debug(capsy
         (KeyError("no dataset 'x'"), "no dataset 'x'"),
         (ValueError("first\n  second"), "first second"),
         (RuntimeError("broken"), "RuntimeError: broken (--debug shows where)"),
-        (
-            ModuleNotFoundError("No module named 'x'", name="x"),
-            "No module named 'x': pip install x",
-        ),
         (MemoryError(), "out of memory: make batches smaller"),
     ],
 )
 def test_what_an_error_says(error, expected):
     assert one_line(error).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "name, remedy",
+    [
+        ("timm", ": pip install timm"),
+        ("av", ": pip install av"),
+        ("ensemble_boxes", ": pip install ensemble-boxes"),
+        ("cv2", ": pip install opencv-python-headless"),
+        ("PIL", ": pip install Pillow"),
+        ("yaml", ": pip install PyYAML"),
+        ("myparts", ": if it is your own, put the folder that it is in on PYTHONPATH"),
+        ("timm.myparts", ""),
+        (None, ""),
+    ],
+)
+def test_only_what_the_project_needs_is_to_be_installed(name, remedy):
+    text = f"No module named {name!r}"
+    assert one_line(ModuleNotFoundError(text, name=name)) == text + remedy
+
+
+def test_a_name_that_a_module_lacks_is_no_package():
+    error = ImportError("cannot import name 'x' from 'timm'", name="timm")
+    assert one_line(error) == "cannot import name 'x' from 'timm'"
+    error = ModuleNotFoundError('it needs y: pip install "co-detr[z]"', name="y")
+    assert one_line(error) == 'it needs y: pip install "co-detr[z]"'
 
 
 # ---------------------------------------------------------------------------------- the zoo

@@ -9,8 +9,9 @@ import supervision
 from pets import CLASSES, PICTURES, coco, save_picture, save_pictures, write_json
 from PIL import Image
 
+from co_detr.cli.main import main
 from co_detr.data.formats import read_data
-from co_detr.data.formats.pictures import find_picture
+from co_detr.data.formats.pictures import Named, find_picture, find_pictures
 from co_detr.data.formats.writing import divide, same_classes, write_splits
 
 
@@ -371,6 +372,65 @@ def test_pictures_of_one_name_in_two_folders_are_told_apart_or_missing(tmp_path)
         save_picture(tmp_path / folder / "a.png", (8, 8))
     assert find_picture("x\\two\\a.png", tmp_path, top=tmp_path) == tmp_path / "two/a.png"
     assert not find_picture("three/a.png", tmp_path, top=tmp_path).exists()
+
+
+def in_coco(root, split):
+    write_json(root / split / "_annotations.coco.json", coco(["a.png"]))
+
+
+def in_voc(root, split):
+    (root / split / "a.xml").write_text(voc("a.png", shift=1))
+
+
+def in_cvat(root, split):
+    image = '<image name="{0}/a.png" subset="{0}"><box label="cat" {1}/></image>'
+    edges = 'xtl="1" ytl="2" xbr="3" ybr="4"'
+    images = image.format("train", edges) + image.format("valid", edges)
+    (root / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+
+
+def in_yolo(root, split):
+    (root / f"{split}.txt").write_text(f"{split}/a.png\n")
+    (root / f"{split}/a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (root / "data.yaml").write_text("train: train.txt\nval: valid.txt\nnames: [cat]")
+
+
+@pytest.mark.parametrize("write", [in_coco, in_voc, in_cvat, in_yolo])
+def test_a_missing_picture_is_not_replaced_by_that_of_another_split(tmp_path, write, capsys):
+    for split in ("train", "valid"):
+        save_picture(tmp_path / split / "a.png", (100, 50), seed=len(split))
+        write(tmp_path, split)
+    train, val = read(tmp_path)
+    assert (train.name, val.name) == ("train", "val") and boxes(train, val)
+    (tmp_path / "train/a.png").unlink()
+    assert main(["check", str(tmp_path)]) == 1
+    assert str(tmp_path / "train/a.png") in "".join(capsys.readouterr())
+
+
+def test_a_missing_picture_is_not_replaced_by_that_of_another_name(tmp_path):
+    """Also where folders tell no split, and within a split; but one of all splits is found."""
+    for folder in ("b", "images"):
+        save_picture(tmp_path / folder / f"{folder}.png", (8, 8))
+
+    def found(*named):
+        named = [Named(name, [tmp_path / folder], split) for folder, name, split in named]
+        return [path.is_file() for path in find_pictures(named, tmp_path)]
+
+    assert found(("", "b/b.png", "val"), ("", "a/b.png", "train")) == [True, False]
+    assert found(("b", "b.png", "val"), ("a", "b.png", "train")) == [True, False]
+    assert found(("", "b/b.png", "all"), ("", "a/b.png", "all")) == [True, False]
+    assert found(("", "x/train/b.png", "train"), ("", "x/val/b.png", "val")) == [False, False]
+    assert found(("", "x/b.png", "train"), ("", "x/b.png", "val")) == [True, True]
+    # what says no split is left out beside others
+    assert found(("", "b/b.png", "all"), ("", "x/b.png", "train")) == [True, True]
+    assert found(("train", "images.png", "train"), ("val", "b.png", "val")) == [True, True]
+
+
+def test_a_name_may_tell_a_folder_of_another_split(tmp_path):
+    save_picture(tmp_path / "all/val2014/a.png", (8, 8))
+    for folder, is_there in (("val2014", True), ("old/train2014", False), ("old", False)):
+        (path,) = find_pictures([Named(f"{folder}/a.png", [tmp_path], "train")], tmp_path)
+        assert path.is_file() == is_there
 
 
 def test_what_macos_writes_beside_files_is_left_out(tmp_path):

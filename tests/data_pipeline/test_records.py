@@ -11,6 +11,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from co_detr.data.dataset import load_dataset
+from co_detr.data.loader import build_train_loader
 from co_detr.data.mapper import DetectionMapper
 
 ABSENT = object()
@@ -108,6 +109,52 @@ def test_what_is_no_list_of_records_is_refused(records, message):
             load_dataset("theirs")
     finally:
         DatasetCatalog.remove("theirs")
+
+
+@pytest.mark.parametrize(
+    "names, num_classes, labels",
+    [
+        ("nameless", 10, "from 0 to 9, as the model predicts 10 classes"),
+        (["named", "nameless"], None, "from 0 to 1"),
+        (["nameless", "named"], 2, "from 0 to 1, as the model predicts 2 classes"),
+    ],
+)
+def test_labels_without_names_of_classes_are_bounded(names, num_classes, labels):
+    def records(label):
+        annotation = {"bbox": [1, 1, 5, 5], "bbox_mode": 0, "category_id": label}
+        return [{"file_name": "a.png", "height": 9, "width": 9, "annotations": [annotation]}]
+
+    DatasetCatalog.register("named", lambda: records(1))
+    MetadataCatalog.get("named").thing_classes = ["cat", "dog"]
+    DatasetCatalog.register("nameless", lambda: records(10))
+    match = rf"nameless: record 0, .* category_id 10, which must be .*, {labels}\. Correct the"
+    try:
+        with pytest.raises(ValueError, match=match):
+            load_dataset(names, num_classes=num_classes)
+        assert load_dataset("nameless") and load_dataset("nameless", num_classes=11)
+    finally:
+        for name in ("named", "nameless"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def test_a_function_that_fails_is_named_by_its_dataset():
+    DatasetCatalog.register("theirs", lambda: 1 / 0)
+    try:
+        with pytest.raises(ValueError, match="theirs: the function .* raised ZeroDivisionError: d"):
+            load_dataset("theirs")
+    finally:
+        DatasetCatalog.remove("theirs")
+
+
+@pytest.mark.parametrize("key", ["height", "width"])
+def test_a_record_needs_its_size_where_wide_pictures_go_together(load, key):
+    records = load(lambda record: record.pop(key))
+    options = {"mapper": lambda record: record, "total_batch_size": 1, "num_workers": 0}
+    with pytest.raises(ValueError, match=rf"record 0, of '.*a\.png', has no {key}, .*Correct the"):
+        build_train_loader(records, **options)
+    loader = build_train_loader(records, aspect_ratio_grouping=False, **options)
+    assert next(iter(loader))
 
 
 @pytest.mark.parametrize("name", [None, 5, ABSENT])

@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from export_fixtures import SIZE, detector_of, tiny_model
 from golden import co_deformable_detr_config, keep_encoder_heads
 
 from co_detr.export import command, exporting
+from co_detr.export.exporting import format_of
 from co_detr.inference import detector as detector_module
 
 
 @pytest.fixture
 def export_command(photo, tmp_path, monkeypatch, onnx_detector):
-    def run(model, *words):
+    def run(model, *words, name="x.onnx"):
         monkeypatch.setattr(detector_module, "load_detector", lambda *_, **__: detector_of(model))
         monkeypatch.setattr(
             exporting,
@@ -25,7 +27,7 @@ def export_command(photo, tmp_path, monkeypatch, onnx_detector):
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
         size = [str(side) for side in SIZE]
-        words = ["model.pth", str(tmp_path / "x.onnx"), "--picture", str(photo), *words]
+        words = ["model.pth", str(tmp_path / name), "--picture", str(photo), *words]
         return command.run(parser.parse_args([*words, "--size", *size]))
 
     return run
@@ -35,6 +37,34 @@ def test_says_what_it_wrote(export_command, tmp_path, caplog, capsys):
     assert export_command(tiny_model(image_format="BGR")) == 0
     assert (tmp_path / "x.onnx").is_file()
     assert "40 detections, boxes within" in capsys.readouterr().out + caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, asked, expected",
+    [
+        ("b.onnx", None, "onnx"),
+        ("b.pt2", None, "torch"),
+        ("b.PT2", "torch", "torch"),
+        ("b.bin", "onnx", "onnx"),
+        ("b", "torch", "torch"),
+    ],
+)
+def test_the_format_is_that_of_the_name(name, asked, expected):
+    assert format_of(Path(name), asked) == expected
+
+
+@pytest.mark.parametrize(
+    "name, words, message",
+    [
+        ("b.pt2", ["--format", "onnx"], r"b\.onnx, or say torch \(--format\)"),
+        ("b.onnx", ["--format", "torch"], r"b\.pt2, or say onnx \(--format\)"),
+        ("b.pth", [], r"b\.pth ends neither in \.onnx nor in \.pt2: name it so, or say the format"),
+    ],
+)
+def test_a_name_of_another_format_is_refused(export_command, tmp_path, name, words, message):
+    with pytest.raises(ValueError, match=message):
+        export_command(None, *words, name=name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_says_what_differs_and_fails(export_command, tmp_path, caplog, capsys):

@@ -131,6 +131,15 @@ def test_providers_that_there_are_not_are_refused(onnx_detector):
     OnnxDetector(path, providers=[("CPUExecutionProvider", {})])
 
 
+def test_a_file_of_the_other_format_names_its_class(onnx_detector, torch_detector, tmp_path):
+    """Whatever the files are called."""
+    for detector, other in ((onnx_detector, TorchDetector), (torch_detector, OnnxDetector)):
+        path = shutil.copy(detector.model.path, tmp_path / "b.pt2")
+        match = rf"b\.pt2 is no file for {other.__name__}: {type(detector).__name__}\('.*reads"
+        with pytest.raises(ValueError, match=match):
+            other(path)
+
+
 @pytest.mark.parametrize("kind", [OnnxDetector, TorchDetector])
 @pytest.mark.parametrize(
     "content", [b"", b"no file of a model", bytes(999), b"<!DOCTYPE html>", b"PK\x03\x04cut"]

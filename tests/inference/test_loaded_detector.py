@@ -102,7 +102,8 @@ def test_the_threshold_is_inclusive(detector):
     every = detector(picture(), threshold=0)
     middle = every.scores[len(every) // 2].item()
     assert len(detector(picture(), threshold=middle)) == int((every.scores >= middle).sum())
-    assert len(detector(picture(), threshold=1.1)) == 0
+    assert len(detector(picture(), threshold=1)) == int((every.scores == 1).sum())
+    assert len(detector(picture(), threshold=np.float32(0))) == len(every)
 
 
 @pytest.mark.parametrize("variant", ["masked", "unmasked", "canvas", "dino", "masks"])
@@ -183,9 +184,19 @@ def test_what_is_no_picture_is_named_with_the_remedy(detector, source, error, ma
         detector(source)
 
 
+@pytest.mark.parametrize("threshold", ["a", None, 7, -0.1, float("nan")])
+def test_a_threshold_is_a_score(detector, threshold, tmp_path):
+    for source in (picture(), [], tmp_path):
+        with pytest.raises(ValueError, match=rf"threshold={threshold!r} must be a number from 0"):
+            detector(source, threshold=threshold)
+    with pytest.raises(ValueError, match="threshold="):
+        detector.predict([picture()], threshold)
+
+
 def test_a_batch_has_a_picture_at_least(detector):
-    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
-        detector([picture()], batch_size=0)
+    for size in (0, "a", 1.5):
+        with pytest.raises(ValueError, match=f"batch_size={size!r} must be at least 1, a whole"):
+            detector([picture()], batch_size=size)
 
 
 def test_a_checkpoint_without_a_config_needs_one(tmp_path):

@@ -1,11 +1,12 @@
 """COCO's JSON, in the folders that people and tools put it in."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from co_detr.data.annotations import read_annotations
 
-from .pictures import find_picture
+from .pictures import Named, find_pictures
 from .split import Split, split_name
 
 LOOKED_AT = 20  # pictures by which their folder is found
@@ -16,7 +17,7 @@ def is_coco(content: object) -> bool:
 
 
 def read_file(file: Path, top: Path) -> Split:
-    """The split of a file, and where its pictures are.
+    """The split of a file, and the folder of its pictures.
 
     Args:
         file: below `top`; tells the split by its name or folder.
@@ -31,7 +32,6 @@ def read_file(file: Path, top: Path) -> Split:
     split = Split(split_name(file, top), file, root, annotations.content, is_coco=True)
     split.notes.extend(annotations.notes)
     drop_umbrella_category(split)
-    find_pictures(split, top)
     return split
 
 
@@ -59,19 +59,28 @@ def drop_umbrella_category(split: Split) -> None:
         split.notes.append(f"left out the category {umbrella[0]['name']!r}, parent of all others")
 
 
-def find_pictures(split: Split, top: Path) -> None:
+def correct_names(splits: Sequence[Split], top: Path) -> None:
     """Correct the names of pictures that lie elsewhere below `top`, as after an export from a
-    machine with other folders."""
-    images, moved = [], 0
-    for image in split.content["images"]:
-        name = image["file_name"]
-        if not os.path.isfile(os.path.join(split.image_root, name)):
-            path = find_picture(name, split.image_root, top=top)
-            if path.is_file():
+    machine with other folders.
+
+    Args:
+        splits: all of the data set, as one may name what another one misses.
+        top: the folder of the data set.
+    """
+    named = [
+        Named(image["file_name"], (split.image_root,), split.name)
+        for split in splits
+        for image in split.content["images"]
+    ]
+    found = iter(find_pictures(named, top))
+    for split in splits:
+        images, moved = [], 0
+        for image, path in zip(split.content["images"], found):
+            if path != split.image_root / image["file_name"] and path.is_file():
                 image = {**image, "file_name": os.path.relpath(path, split.image_root)}
                 moved += 1
-        images.append(image)
-    if moved:
-        split.content = {**split.content, "images": images}
-        split.is_coco = False
-        split.notes.append(f"{moved} pictures were found in other folders than the file says")
+            images.append(image)
+        if moved:
+            split.content = {**split.content, "images": images}
+            split.is_coco = False
+            split.notes.append(f"{moved} pictures were found in other folders than the file says")

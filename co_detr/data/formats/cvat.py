@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .pictures import find_picture
+from .pictures import Named, find_pictures
 from .split import Labelled, Object, Split, box_of_points, build_split, natural_order, split_name
 
 BOX_EDGES = ("xtl", "ytl", "xbr", "ybr")
@@ -21,23 +21,29 @@ def read_file(file: Path, root: ElementTree.Element) -> list[Split]:
     """
     groups: dict[str, list[Labelled]] = {}
     left_out: Counter[str] = Counter()
-    for image in root.iter("image"):
-        name = image.get("name", "")
-        path = find_picture(name, file.parent, file.parent / "images", top=file.parent)
-        subset = split_name(Path(image.get("subset") or Path(name).parent), Path())
+    images = list(root.iter("image"))
+    named = [picture_of(file, image) for image in images]
+    for image, picture, path in zip(images, named, find_pictures(named, file.parent)):
         objects: list[Object] = []
         for shape in image:
             if shape.tag in SHAPES:
                 objects.append((shape.get("label", "").strip(), *extent(file, shape)))
             else:
                 left_out[shape.tag] += 1
-        groups.setdefault(subset, []).append(Labelled(path, objects))
+        groups.setdefault(picture.split, []).append(Labelled(path, objects))
     declared = [(label.findtext("name") or "").strip() for label in root.iter("label")]
     used = [name for group in groups.values() for picture in group for name, *_ in picture.objects]
     names = list(dict.fromkeys(filter(None, declared))) if declared else natural_order(used)
     names += [name for name in natural_order(used) if name not in names]
     notes = [f"left out {n} shapes of the kind {kind!r}" for kind, n in left_out.items()]
     return [build_split(name, file, group, names, notes) for name, group in groups.items()]
+
+
+def picture_of(file: Path, image: ElementTree.Element) -> Named:
+    """The picture of an entry, and the split of its subset or folder."""
+    name = image.get("name", "")
+    split = split_name(Path(image.get("subset") or Path(name).parent), Path())
+    return Named(name, (file.parent, file.parent / "images"), split)
 
 
 def extent(

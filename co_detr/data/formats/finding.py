@@ -42,14 +42,15 @@ def read_data(path: str | os.PathLike) -> tuple[str, list[Split]]:
         folder, files = path, list(files_in(path, DEPTH))
     else:
         raise FileNotFoundError(f"there is no {path}: give the folder of the data set")
+    broken: list[str] = []
     for read in READERS:
-        kind, splits = read(folder, files)
+        kind, splits = read(folder, files, broken)
         if splits:
             return kind, once_each(splits)
     found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
     raise ValueError(
-        f"{path} holds no data set of a known format ({found}{', ...' if found else ''}). Known "
-        f"are: {KNOWN}"
+        f"{path} holds no data set of a known format ({found}{', ...' if found else ''}"
+        f"{''.join(f'; {text}' for text in broken)}). Known are: {KNOWN}"
     )
 
 
@@ -88,20 +89,26 @@ def once_each(splits: list[Split]) -> list[Split]:
     return sorted(splits, key=lambda split: order.index(split.name))
 
 
-def _read_yolo(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
+# Each returns no splits where the files are of another format; `broken` gets a sentence for each
+# file that might have been of its own.
+
+
+def _read_yolo(folder: Path, files: list[Path], broken: list[str]) -> tuple[str, list[Split]]:
     for file in files:
         if file.suffix in (".yaml", ".yml"):
             try:
                 content = load_yaml(file)
-            except ValueError:  # it may belong to something else
+            except ValueError as error:  # it may belong to something else
+                broken.append(str(error))
                 continue
             if isinstance(content, dict) and {"names", "nc"} & set(content):
                 return "YOLO", yolo.read_yaml(file)
     return "", []
 
 
-def _read_json(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
-    found, left_out = [], []
+def _read_json(folder: Path, files: list[Path], broken: list[str]) -> tuple[str, list[Split]]:
+    found: list[Path] = []
+    left_out: list[str] = []
     for file in files:
         if file.suffix != ".json":
             continue
@@ -110,7 +117,9 @@ def _read_json(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
         except (ValueError, RecursionError) as error:  # no text, or no JSON
             if len(files) == 1:
                 raise ValueError(f"{file} is no JSON file ({error}): export it again") from error
-            left_out.append(f"left out {file}, which is no JSON file ({error})")
+            left_out.append(
+                f"left out {file}, which is no JSON file ({error}): export it again, or remove it"
+            )
             continue
         if coco.is_coco(content):
             found.append(file)
@@ -122,12 +131,16 @@ def _read_json(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
     folders = {file.parent for file in objects}
     chosen = [file for file in found if file in objects or file.parent not in folders]
     splits = [coco.read_file(file, folder) for file in chosen]
+    coco.correct_names(splits, folder)
     if splits:
-        splits[0].notes.extend(left_out)
+        kept = min(splits, key=lambda split: split.name == "all")  # see `once_each`
+        kept.notes.extend(left_out)
+        kept.faults.extend(left_out)  # it may have been the file of a split
+    broken += left_out
     return "COCO", splits
 
 
-def _read_xml(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
+def _read_xml(folder: Path, files: list[Path], broken: list[str]) -> tuple[str, list[Split]]:
     of_pictures = []
     for file in files:
         if file.suffix != ".xml":
@@ -140,7 +153,9 @@ def _read_xml(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
     return "Pascal VOC", voc.read_folder(folder, of_pictures) if of_pictures else []
 
 
-def _read_yolo_folder(folder: Path, files: list[Path]) -> tuple[str, list[Split]]:
+def _read_yolo_folder(
+    folder: Path, files: list[Path], broken: list[str]
+) -> tuple[str, list[Split]]:
     file = next((file for file in files if file.name in yolo.NAME_FILES), None)
     return "YOLO", [] if file is None else yolo.read_folder(folder, file)
 

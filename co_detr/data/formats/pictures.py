@@ -1,10 +1,14 @@
 """Finding pictures in folders."""
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from co_detr.inference.inputs import has_picture_suffix, is_hidden
+
+from .split import split_name
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -35,21 +39,75 @@ def pictures_by_name(folder: Path) -> dict[str, Path]:
     return {name: paths.pop() for name, paths in found.items() if len(paths) == 1}
 
 
-def find_picture(name: str, *folders: Path, top: Path) -> Path:
-    """The picture that an annotation names by a path of whatever system.
+class Named(NamedTuple):
+    """A picture as an annotation names it.
 
-    Looked for below each of `folders` by as many of the last parts of its path as possible, then by
-    its file name, if it is the only one of that name, anywhere below `top`.
+    Args:
+        name: its path, of whatever system.
+        folders: where the path may begin, the likeliest first.
+        split: that the annotation belongs to.
+    """
+
+    name: str
+    folders: Sequence[Path]
+    split: str = "all"
+
+
+def find_pictures(named: Sequence[Named], top: Path) -> list[Path]:
+    """The pictures that the annotations of a data set name.
+
+    Each is looked for below its folders by as many of the last parts of its path as possible, then
+    by its file name, if it is the only one of that name, anywhere below `top`. Numbers for names
+    begin anew in each folder, so what is found by a part of its path is not taken where it is the
+    picture of another name, too, or found by its file name in the folder of another split.
 
     Returns:
-        a path below the first folder where there is no such picture, to be reported.
+        for each, in order, its path; where there is no such picture, that below its first folder,
+        to be reported.
     """
-    parts = Path(name.replace("\\", "/")).parts
+    found = [_look_up(each, top) for each in named]
+    places = ["" if path is None else os.path.abspath(path) for path, _ in found]
+    # those of no split are left out beside others, see `once_each`
+    counts_all = all(each.split == "all" for each in named)
+    names: dict[str, set[str | None]] = {}
+    for each, place, (_, by_whole) in zip(named, places, found):
+        if counts_all or each.split != "all":
+            names.setdefault(place, set()).add(None if by_whole else each.name)
+    return [
+        (
+            path
+            if path is not None and (by_whole or names.get(place, set()) <= {each.name})
+            else each.folders[0] / _plain(each.name)
+        )
+        for each, place, (path, by_whole) in zip(named, places, found)
+    ]
+
+
+def find_picture(name: str, *folders: Path, top: Path) -> Path:
+    """`find_pictures` for a picture alone, of no split."""
+    return find_pictures([Named(name, folders)], top)[0]
+
+
+def _look_up(each: Named, top: Path) -> tuple[Path | None, bool]:
+    """The picture of a name, and whether all of its path led there."""
+    for folder in each.folders:
+        if os.path.isfile(candidate := folder / each.name):
+            return candidate, True
+    parts = Path(_plain(each.name)).parts
     for start in range(len(parts)):
-        for folder in folders:
-            if (candidate := folder.joinpath(*parts[start:])).is_file():
-                return candidate
+        for folder in each.folders:
+            if os.path.isfile(candidate := folder.joinpath(*parts[start:])):
+                return candidate, start == 0
+    if not parts:
+        return None, False
     known = pictures_by_name(top)
-    file_name = Path(parts[-1]) if parts else Path(name)
-    found = known.get(file_name.name) or known.get(file_name.stem)
-    return found or folders[0] / file_name
+    path = known.get(parts[-1]) or known.get(Path(parts[-1]).stem)
+    if path is not None and each.split != "all":
+        own = ("all", each.split, split_name(Path(*parts[:-1]), Path()))
+        if split_name(path.parent, top) not in own:
+            path = None
+    return path, False
+
+
+def _plain(name: str) -> str:
+    return name.replace("\\", "/")

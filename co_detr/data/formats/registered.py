@@ -17,7 +17,7 @@ def splits_of_config(file: Path) -> tuple[str, list[Split]]:
 
     Raises:
         KeyError, FileNotFoundError: a data set is not registered, or not there.
-        ValueError: none is read from a COCO file.
+        ValueError: none is read from a COCO file, or such a file is no JSON.
     """
     cfg, _ = load_config(str(file))
     splits = []
@@ -30,7 +30,12 @@ def splits_of_config(file: Path) -> tuple[str, list[Split]]:
             if metadata.get("evaluator_type") != "coco" or metadata.get("json_file") is None:
                 continue
             path = Path(metadata.json_file)
-            content = json.loads(path.read_bytes())
+            try:
+                content = json.loads(path.read_bytes())
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{name}: {path} is no JSON file ({error}): fetch or export it again"
+                ) from error
             root = Path(metadata.image_root)
             splits.append(Split(split, path, root, content, is_coco=True))
     if not splits:

@@ -34,6 +34,7 @@ class Split:
         is_coco: whether `source` is a file with this content.
         unreadable: pictures whose size is needed and that cannot be opened; not in `content`.
         notes: what was left out or taken to mean something, a sentence each.
+        faults: those of the notes that may be more than was meant to be left out.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Split:
     is_coco: bool = False
     unreadable: list[UnreadablePicture] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @property
     def class_names(self) -> list[str]:
@@ -73,7 +75,8 @@ def build_split(
     """A split from pictures that can be opened; category ids count from 1 in the order of names.
 
     Raises:
-        ValueError: a class has no name, or an object no box of finite numbers.
+        ValueError: a class has no name, an object no box of finite numbers, or no picture can be
+            opened.
     """
     if not all(map(str.strip, class_names)):
         raise ValueError(f"{source}: a class has no name, but spaces alone: give it one")
@@ -106,6 +109,11 @@ def build_split(
                 del annotation["area"]  # of the mask; it is computed when the file is read
                 annotation["segmentation"] = [[round(v, DIGITS) for v in p] for p in polygons]
             annotations.append(annotation)
+    if unreadable and not images:
+        raise ValueError(
+            f"{source}: none of the {len(unreadable)} pictures of the split {name!r} can be read, "
+            f"as with the first: {unreadable[0]}"
+        )
     categories = [{"id": number, "name": name} for name, number in ids.items()]
     content = {"images": images, "annotations": annotations, "categories": categories}
     return Split(name, source, root, content, unreadable=unreadable, notes=list(notes))

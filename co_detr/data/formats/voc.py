@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from co_detr.data.values import number_in
 
-from .pictures import find_picture
+from .pictures import Named, find_pictures
 from .split import Labelled, Object, Split, build_split, natural_order, split_name
 from .text import read_text
 
@@ -34,13 +34,16 @@ def read_folder(folder: Path, files: list[Path]) -> list[Split]:
     names = natural_order(name for found in boxes.values() for name, _ in found)
     lists = image_sets(folder)
     groups: dict[str, list[Labelled]] = {}
-    for file, tree in trees.items():
-        split = lists.get(file.stem, "all") if lists else split_name(file.parent, folder)
+    splits = [
+        lists.get(file.stem, "all") if lists else split_name(file.parent, folder) for file in trees
+    ]
+    named = [picture_of(*each, split) for each, split in zip(trees.items(), splits)]
+    for file, split, path in zip(trees, splits, find_pictures(named, folder)):
         objects: list[Object] = [
             (name, (x0 - shift, y0 - shift, x1 - x0 + shift, y1 - y0 + shift), None)
             for name, (x0, y0, x1, y1) in boxes[file]
         ]
-        groups.setdefault(split, []).append(Labelled(picture_of(file, tree, folder), objects))
+        groups.setdefault(split, []).append(Labelled(path, objects))
     if lists:
         groups.pop("all", None)  # in no list: in no split
     notes = [FROM_ZERO if from_zero else FROM_ONE]
@@ -78,11 +81,11 @@ def edges_of(file: Path, tree: ElementTree.Element) -> Iterator[tuple[str, list[
         yield name, edges
 
 
-def picture_of(file: Path, tree: ElementTree.Element, top: Path) -> Path:
+def picture_of(file: Path, tree: ElementTree.Element, split: str) -> Named:
     """The picture of an XML file: its `filename`, beside the file or in a folder of pictures."""
     name = (tree.findtext("filename") or "").strip() or file.stem
     parents = [file.parent, *(file.parent.parent / d for d in ("JPEGImages", "images"))]
-    return find_picture(name, *parents, top=top)
+    return Named(name, parents, split)
 
 
 def image_sets(folder: Path) -> dict[str, str]:

@@ -92,7 +92,7 @@ def divide(split: Split, share: float) -> tuple[Split, Split]:
         chosen = sorted(chosen, key=lambda image: image["file_name"])
         content = {**split.content, "images": chosen, "annotations": annotations}
         parts.append(replace(split, name=name, content=content, is_coco=False))
-    parts[1].unreadable, parts[1].notes = [], []  # once is enough
+    parts[1].unreadable, parts[1].notes, parts[1].faults = [], [], []  # once is enough
     return parts[0], parts[1]
 
 

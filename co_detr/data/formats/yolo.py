@@ -13,7 +13,7 @@ from typing import Any
 
 from co_detr.data.pictures import UnreadablePicture, picture_size
 
-from .pictures import find_picture, pictures_in
+from .pictures import Named, find_pictures, pictures_in
 from .split import Labelled, Object, Split, box_of_points, build_split, split_name
 from .text import load_yaml, read_text
 
@@ -31,19 +31,25 @@ def read_yaml(file: Path) -> list[Split]:
     settings = load_settings(file)
     names = class_names(settings, file)
     values = keypoint_values(settings, file)
-    splits = []
-    for name, keys in KEYS.items():
+    named: list[Named] = []
+    each_once: dict[str, dict[str, Path]] = {}
+    for split, keys in KEYS.items():
         entries = next((settings[key] for key in keys if settings.get(key)), None)
         if entries is None:
             continue
-        entries = entries if isinstance(entries, list) else [entries]
-        found = [path for entry in entries for path in pictures_of(entry, settings, file)]
-        each_once = {os.path.abspath(path): path for path in found}
-        labelled = [read_labels(path, names, values) for path in each_once.values()]
-        splits.append(build_split(name, file, labelled, names))
-    if not splits:
+        each_once[split] = {}
+        for entry in entries if isinstance(entries, list) else [entries]:
+            named += pictures_of(entry, split, settings, file)
+    if not each_once:
         raise ValueError(f"{file} names no pictures: add `train: images/train`, a folder")
-    return splits
+    for picture, path in zip(named, find_pictures(named, file.parent)):
+        each_once[picture.split].setdefault(os.path.abspath(path), path)
+    return [
+        build_split(
+            split, file, [read_labels(path, names, values) for path in paths.values()], names
+        )
+        for split, paths in each_once.items()
+    ]
 
 
 def read_folder(folder: Path, names_file: Path) -> list[Split]:
@@ -123,8 +129,9 @@ def keypoint_values(settings: dict[str, Any], file: Path) -> int:
     return shape[0] * shape[1]
 
 
-def pictures_of(entry: Any, settings: dict[str, Any], file: Path) -> list[Path]:
-    """The pictures of a folder, or of a text file that lists them, which data.yaml names.
+def pictures_of(entry: Any, split: str, settings: dict[str, Any], file: Path) -> list[Named]:
+    """The pictures of a folder, or of a text file that lists them, which data.yaml names for a
+    split.
 
     Raises:
         FileNotFoundError: neither is where it can be meant; lists the places.
@@ -138,12 +145,13 @@ def pictures_of(entry: Any, settings: dict[str, Any], file: Path) -> list[Path]:
     places = [path / entry, base / entry, base / plain]
     for place in places:
         if place.is_dir():
-            return pictures_in(place)
+            names = (str(path.relative_to(place)) for path in pictures_in(place))
+            return [Named(name, (place,), split) for name in names]
         if place.is_file():
             lines = read_text(place).split("\n")
             roots = (place.parent, base, path)
             names = (line.strip() for line in lines)
-            return [find_picture(name, *roots, top=base) for name in names if name]
+            return [Named(name, roots, split) for name in names if name]
     raise FileNotFoundError(
         f"{file} names {entry}, but there is no "
         f"{' and no '.join(map(str, dict.fromkeys(places)))}: correct `path` in it"

@@ -107,6 +107,8 @@ def survey(kind: str, written: Sequence[Written], quick: bool = False) -> Survey
             "the splits have other classes, or in another order: "
             + "; ".join(f"{s.name}: {', '.join(a.class_names)}" for s, a in zip(splits, read))
         )
+    for each in written:
+        found.faults += each.split.faults
     for split in splits:
         found.faults += faults_of(split)
         found.warnings += warnings_of(split)
@@ -134,7 +136,11 @@ def _surveyed(
         boxes=np.array([a["bbox"] for _, a in objects], dtype=float).reshape(-1, 4),
         broken={os.fspath(error.file): error.reason for error in split.unreadable},
         outside=sum(_sticks_out(a["bbox"], r["height"], r["width"]) for r, a in objects),
-        notes=list(dict.fromkeys([*split.notes, *annotations.notes])),
+        notes=[
+            note
+            for note in dict.fromkeys([*split.notes, *annotations.notes])
+            if note not in split.faults
+        ],
         has_masks=any("segmentation" in a for _, a in objects),
     )
     for record in records:
