@@ -13,9 +13,10 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .aux_heads.base import AuxHead, AuxOutput
-from .input_checks import check_images
-from .losses import LossTerm
+from .aux_heads.base import AuxHead, AuxOutput, output_of
+from .input_checks import check_images, check_instances
+from .losses import LossTerm, check_losses
+from .named_parts import module_dict
 from .transformer.encoder import EncoderMemory
 from .whole_batch import all_inputs
 
@@ -69,7 +70,7 @@ class Detector(nn.Module):
         self.neck = neck
         self.encoder = encoder
         self.pyramid = pyramid if aux_heads else None
-        self.aux_heads = nn.ModuleDict(aux_heads or {})
+        self.aux_heads = module_dict("aux_heads", aux_heads or {})
         self.num_classes = num_classes
         self.image_format = image_format
         self.mask_padding = mask_padding
@@ -120,10 +121,16 @@ class Detector(nn.Module):
     def assist(
         self, memory: EncoderMemory, sizes: list[tuple[int, int]], instances: list[Instances]
     ) -> dict[str, AuxOutput]:
-        """Let every auxiliary head assign labels to its candidates."""
+        """Let every auxiliary head assign labels to its candidates.
+
+        Raises:
+            TypeError: a head returns something else than an `AuxOutput`.
+        """
         assert self.pyramid is not None  # there are heads
         maps = self.pyramid(memory)
-        return {name: head(maps, sizes, instances) for name, head in self.aux_heads.items()}
+        return {
+            name: output_of(head, maps, sizes, instances) for name, head in self.aux_heads.items()
+        }
 
     def detections_of_head(
         self, name: str, memory: EncoderMemory, sizes: list[tuple[int, int]]
@@ -137,19 +144,28 @@ class Detector(nn.Module):
         """The annotations of training examples, on the model's device.
 
         Raises:
-            ValueError: an example has none.
+            TypeError, ValueError: an example of the whole batch has none, or labels or boxes are
+                not of the kind or range that they have to be.
         """
-        for index, x in enumerate(batched_inputs):
+        examples = all_inputs(batched_inputs)
+        for index, x in enumerate(examples):
             if "instances" not in x:
                 raise ValueError(
                     f'training needs "instances", example {index} of the batch has {sorted(x)}: '
                     "make its mapper with is_train=True"
                 )
+        check_instances(examples, self.num_classes)
         return [x["instances"].to(self.device) for x in batched_inputs]
 
 
 def aux_terms(aux: Mapping[str, AuxOutput]) -> dict[str, LossTerm]:
-    """The auxiliary heads' losses as "<head>/<loss>"."""
+    """The auxiliary heads' losses as "<head>/<loss>".
+
+    Raises:
+        TypeError, ValueError: the losses of a head are not such as `check_losses` wants.
+    """
+    for name, out in aux.items():
+        check_losses(out.losses, f"the auxiliary head {name!r}")
     return {
         f"{name}/{loss}": term for name, out in aux.items() for loss, term in out.losses.items()
     }

@@ -14,8 +14,9 @@ from .aux_heads.dense import DenseHead
 from .base_detector import Detector, aux_terms, input_sizes, rescale
 from .instance_mask import InstanceMask
 from .losses import normalize
+from .named_parts import module_dict
 from .queries.customized import CustomizedQueries
-from .queries.group import QueryGroup
+from .queries.group import QueryGroup, groups_of
 from .transformer.encoder import EncoderMemory
 
 
@@ -58,25 +59,26 @@ class CoDETR(Detector):
         **detector,
     ):
         super().__init__(**detector)
-        query_sources = dict(query_sources)
+        used = dict(query_sources)
         if not customized_queries or not self.aux_heads:
-            query_sources.pop("customized", None)
-        if "matching" not in query_sources:
-            raise ValueError(f'query_sources need "matching", got {list(query_sources)}')
-        if taken := sorted({"encoder", *query_sources} & set(self.aux_heads)):
+            used.pop("customized", None)
+        sources = module_dict("query_sources", used)
+        if "matching" not in sources:
+            raise ValueError(f'query_sources need "matching", got {list(sources)}')
+        if taken := sorted({"encoder", *sources} & set(self.aux_heads)):
             raise ValueError(
                 f"the auxiliary head {taken[0]!r} would hide losses or queries of that name: give "
                 "it another one"
             )
         if eval_branch not in self.branches:
             raise ValueError(f"eval_branch {eval_branch!r} is none of {self.branches}")
-        if "customized" in query_sources:
+        if "customized" in sources:
             # in the order of the release, whose parameters have no names: RoI heads come first
             dense = {name: isinstance(head, DenseHead) for name, head in self.aux_heads.items()}
-            customized = cast(CustomizedQueries, query_sources["customized"])
+            customized = cast(CustomizedQueries, sources["customized"])
             customized.serve(sorted(dense, key=dense.__getitem__))
         self.proposals = proposals
-        self.query_sources = nn.ModuleDict(query_sources)
+        self.query_sources = sources
         self.decoder = decoder
         self.criterion = criterion
         self.postprocess = postprocess
@@ -85,7 +87,7 @@ class CoDETR(Detector):
         self.aux_losses = aux_losses
         self.eval_branch = eval_branch
         # whether anything asks what the heads assign
-        self.assisted = bool(self.aux_heads) and (aux_losses or "customized" in query_sources)
+        self.assisted = bool(self.aux_heads) and (aux_losses or "customized" in sources)
         if not aux_losses:  # nothing trains them then, which a distributed wrapper must know
             self.aux_heads.requires_grad_(False)
             if self.pyramid is not None:
@@ -119,7 +121,7 @@ class CoDETR(Detector):
         groups = [
             group
             for source in self.query_sources.values()
-            for group in source(memory, proposals, ground_truth, aux)
+            for group in groups_of(source, memory, proposals, ground_truth, aux)
         ]
         predictions = self.decoder(groups, memory)
         terms = self.criterion(predictions, groups, proposals, ground_truth)

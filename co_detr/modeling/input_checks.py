@@ -1,4 +1,4 @@
-"""Says what is wrong with a picture that is handed to a model or to a predictor."""
+"""Says what is wrong with a picture or its annotations, as handed to a model or to a predictor."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 
@@ -79,14 +80,50 @@ def check_images(batched_inputs: list[dict], values: bool) -> None:
     ):
         raise TypeError(
             'the model takes a list of dicts, one a picture: [{"image": tensor, "height": ..., '
-            f'"width": ...}}], got {_described(batched_inputs)}'
+            f'"width": ...}}], got {described(batched_inputs)}'
         )
     for index, x in enumerate(batched_inputs):
-        name = f" ({x['file_name']})" if x.get("file_name") else ""
         problem = tensor_problem(x["image"])
         if problem is None and values and x["image"].device.type == "cpu":
             problem = values_problem(x["image"])
-        _refuse(problem, f'batched_inputs[{index}]["image"]{name}', x["image"], TENSOR)
+        _refuse(problem, _place(index, x, '["image"]'), x["image"], TENSOR)
+
+
+def check_instances(batched_inputs: list[dict], num_classes: int) -> None:
+    """Look at the labels and boxes of training examples before the model does.
+
+    As with pictures, values are looked at only on the CPU. A box may be empty.
+
+    Args:
+        batched_inputs: as the model takes them in training.
+        num_classes: labels are below it.
+
+    Raises:
+        TypeError: "instances" are no `Instances` with a tensor of labels and `Boxes`.
+        ValueError: labels or boxes have another dtype or shape, a label is none of the model's, or
+            a box is not finite or has its corners swapped.
+    """
+    # As arrays: what counts waits on a CPU would take tensors for the device's.
+    on_host: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for index, x in enumerate(batched_inputs):
+        if wrong_field := instances_problem(x["instances"]):
+            field, value, wanted = wrong_field
+            error = ValueError if isinstance(value, Tensor) else TypeError
+            place = _place(index, x, f'["instances"]{field}')
+            raise error(f"{place} is {described(value)}, wanted {wanted}")
+        labels, boxes = x["instances"].gt_classes, x["instances"].gt_boxes.tensor
+        if labels.device.type == boxes.device.type == "cpu":
+            on_host[index] = labels.numpy(), boxes.detach().float().numpy()
+    if not on_host:
+        return
+    all_labels, all_boxes = map(np.concatenate, zip(*on_host.values()))
+    if objects_problem(all_labels, all_boxes, num_classes) is None:
+        return
+    for index, objects in on_host.items():
+        if wrong_object := objects_problem(*objects, num_classes):
+            field, problem = wrong_object
+            place = _place(index, batched_inputs[index], f'["instances"]{field}')
+            raise ValueError(f"{place} is {problem}")
 
 
 def check_array(image: np.ndarray, form: Form = ARRAY) -> None:
@@ -120,6 +157,51 @@ def array_problem(image: Any, form: Form = ARRAY) -> str | None:
     if not isinstance(image, np.ndarray):
         return "read a file by co_detr.data.read_picture(path, 'BGR')"
     return NO_BRIGHTNESS if image.dtype.kind not in "uif" else shape_problem(image.shape, form)
+
+
+def instances_problem(objects: Any) -> tuple[str, Any, str] | None:
+    """Which field of annotations has the wrong type, dtype or shape, its value, and what is wanted
+    instead; None if all is well."""
+    if not isinstance(objects, Instances):
+        return "", objects, "are Instances: detection_utils.annotations_to_instances makes them"
+    fields = objects.get_fields()
+    labels, boxes = fields.get("gt_classes"), fields.get("gt_boxes")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        wanted = "is a tensor (n,) of int64: torch.as_tensor(labels, dtype=torch.int64)"
+        return ".gt_classes", labels, wanted
+    if not isinstance(boxes, Boxes):
+        return ".gt_boxes", boxes, "are Boxes, (x1, y1, x2, y2) in pixels: Boxes(boxes)"
+    corners = boxes.tensor
+    if corners.shape != (len(labels), 4) or not corners.is_floating_point():
+        wanted = f"are floating-point numbers of shape {(len(labels), 4)}, a box for each label"
+        return ".gt_boxes.tensor", corners, wanted
+    return None
+
+
+def objects_problem(
+    labels: np.ndarray, boxes: np.ndarray, num_classes: int
+) -> tuple[str, str] | None:
+    """Where the first label of (n,) or box of (n, 4) stands that cannot be one, and what it is and
+    what is wanted; None if all is well."""
+    known = (labels >= 0) & (labels < num_classes)
+    regular = (boxes[:, :2] <= boxes[:, 2:]).all(axis=1) & np.isfinite(boxes).all(axis=1)
+    broken = ~(known & regular)
+    if not broken.any():
+        return None
+    number = int(broken.argmax())
+    if known[number]:
+        return f".gt_boxes[{number}]", (
+            f"{boxes[number].tolist()}, wanted are finite pixels (x1, y1, x2, y2), x1 <= x2 and "
+            "y1 <= y2: mend the annotation, or leave the object out; if it is (x, y, width, "
+            "height), its bbox_mode is BoxMode.XYWH_ABS"
+        )
+    remedy = "set model.num_classes to the number of classes of the data, and count them from 0"
+    if labels[number] < 0:
+        remedy = "leave out what belongs to none of them"
+    return f".gt_classes[{number}]", (
+        f"{labels[number]}, wanted is a label 0 to {num_classes - 1} of the model's {num_classes} "
+        f"classes: {remedy}"
+    )
 
 
 def shape_problem(shape: tuple[int, ...], form: Form) -> str | None:
@@ -161,15 +243,23 @@ def values_problem(image: Tensor) -> str | None:
     return found + ("divide 16-bit values by 257" if is_16_bit else "scale or clamp them")
 
 
+def _place(index: int, example: dict, path: str) -> str:
+    """Name a part of an example of the batch, and the file that it is of."""
+    name = f" ({example['file_name']})" if example.get("file_name") else ""
+    return f"batched_inputs[{index}]{path}{name}"
+
+
 def _refuse(problem: str | None, where: str, image: Any, form: Form) -> None:
     """Raise the error for a problem; without one do nothing."""
     if problem is not None:
         error = ValueError if isinstance(image, form.kind) else TypeError
-        raise error(f"{where} is {_described(image)}, wanted is {form.wanted}: {problem}")
+        raise error(f"{where} is {described(image)}, wanted is {form.wanted}: {problem}")
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
     """Type, and where there are any, dtype and shape of a value."""
+    if value is None:
+        return "None"
     text = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
     if not isinstance(value, Tensor | np.ndarray):
         return text

@@ -33,7 +33,7 @@ from .aux_heads.truth import PaddedTruth
 from .losses import LossTerm
 from .masks import cut_masks, mask_areas
 from .refine_mask import MaskIoUHead, RefineMaskHead, boundary, double, replace_along_boundary
-from .sampling import random_subset
+from .sampling import random_subset, rows_at
 
 
 class InstanceMask(nn.Module):
@@ -157,7 +157,7 @@ class InstanceMask(nn.Module):
         chosen, drawn = random_subset(matches >= 0, self.boxes_per_image)
         index = matches.gather(1, chosen)
         classes, _ = truth.look_up(index, num_classes=-1)
-        candidates = candidates.gather(1, chosen[..., None].expand(-1, -1, 4))
+        candidates = rows_at(candidates, chosen)
         return [
             Instances((h, w), proposal_boxes=Boxes(b[:n]), gt_classes=c[:n], gt_index=i[:n])
             for (h, w), b, c, i, n in zip(

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import torch
 from detectron2.utils import comm
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from .focal import background_and_own
+from .input_checks import described
 from .whole_batch import sum_over_parts
 
 
@@ -29,6 +32,49 @@ class LossTerm:
     total: Tensor
     count: Tensor | float
     min_count: float = 1.0
+
+
+def check_losses(losses: Any, owner: str) -> None:
+    """Look at what a part hands over as its losses; no value is read, so nothing waits.
+
+    Args:
+        losses: unfinished losses by name.
+        owner: what returned them, for the message.
+
+    Raises:
+        TypeError: they are no dict of `LossTerm`.
+        ValueError: a sum or a count is no scalar, or a name lacks "loss": what trains goes by it.
+    """
+    if not isinstance(losses, Mapping):
+        raise TypeError(
+            f"{owner} returned {described(losses)}, wanted is a dict of losses: "
+            '{"loss_box": LossTerm(total, count)}'
+        )
+    for name, term in losses.items():
+        if not isinstance(term, LossTerm):
+            raise TypeError(
+                f"{owner} returned {name!r} as {described(term)}, wanted is "
+                "LossTerm(total, count): a sum, and what it is to be divided by"
+            )
+        if not _is_scalar(term.total):
+            raise ValueError(
+                f"{owner} returned {name!r} with a total that is {described(term.total)}, wanted "
+                "is a tensor of shape (): add up the losses by .sum()"
+            )
+        if not (isinstance(term.count, Real) or _is_scalar(term.count)):
+            raise ValueError(
+                f"{owner} returned {name!r} with a count that is {described(term.count)}, wanted "
+                "is a number or a tensor of shape (): add up the counts by .sum()"
+            )
+        if "loss" not in name:
+            raise ValueError(
+                f"{owner} returned {name!r}: a name without 'loss' is that of a value which is "
+                f"logged, but not trained. Call it 'loss_{name}'"
+            )
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
 
 
 def normalize(terms: Mapping[str, LossTerm]) -> dict[str, Tensor]:

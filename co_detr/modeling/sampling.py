@@ -1,4 +1,4 @@
-"""Random subsets of fixed size, for which nothing has to be known on the host."""
+"""Random subsets of fixed size, for which nothing has to be known on the host, and their rows."""
 
 from collections.abc import Sequence
 
@@ -78,3 +78,8 @@ def padded(rows: Sequence[Tensor], value: float = 0) -> Tensor:
     if len({len(x) for x in rows}) == 1:
         return torch.stack(list(rows))
     return pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def rows_at(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (N, m, k) at indices (N, n): (N, n, k)."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))

@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from co_detr.modeling.base_detector import padding_mask
+from co_detr.modeling.whole_batch import WholeBatch
 
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 
@@ -29,6 +30,17 @@ def test_training_examples_without_annotations_are_named():
     del batch[1]["instances"]
     with pytest.raises(ValueError, match=r"example 1 of the batch has \['image'.*is_train=True"):
         build(full()).train()(batch)
+
+
+def test_annotations_of_a_batch_are_looked_at_before_its_first_part():
+    """A step in parts reads the labels of all of them at once."""
+    model, batch = build(no_heads()).train(), usual_batch()
+    batch[1]["instances"].gt_classes[0] = 7
+    with (
+        WholeBatch(batch).use(),
+        pytest.raises(ValueError, match=r"\[1\].*is 7, wanted is a label 0 to 6"),
+    ):
+        model(batch[:1])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """What every auxiliary head is, whatever its label assignment."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from co_detr.ops.soft_nms import Suppression
 
+from ..input_checks import described
 from ..losses import LossTerm
 
 
@@ -51,7 +53,10 @@ class AuxHead(nn.Module):
         gt_instances: list[Instances],
     ) -> AuxOutput:
         """Assign labels, compute the losses, and hand over the labelled samples."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no forward(features, image_sizes, gt_instances), by which "
+            "an auxiliary head is trained"
+        )
 
     def inference(
         self, features: list[Tensor], image_sizes: list[tuple[int, int]]
@@ -59,7 +64,25 @@ class AuxHead(nn.Module):
         """Detect: per image `pred_boxes` (absolute XYXY, clipped), `scores`, `pred_classes`,
         ordered by falling score, in pixels of the model input. A head that predicts masks adds
         `pred_masks` (n, 1, S, S), probabilities within the box."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no inference(features, image_sizes), by which an auxiliary "
+            "head detects"
+        )
+
+
+def output_of(head: nn.Module, *inputs: Any) -> AuxOutput:
+    """Call a head in training.
+
+    Raises:
+        TypeError: it returns something else than an `AuxOutput`.
+    """
+    output = head(*inputs)
+    if not isinstance(output, AuxOutput):
+        raise TypeError(
+            f"{type(head).__name__}.forward returned {described(output)}, wanted is "
+            "AuxOutput(losses, samples)"
+        )
+    return output
 
 
 def keep_best_detections(

@@ -7,7 +7,7 @@ cell), C channels. A head is this class plus a rule that labels anchors and the 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,12 @@ from torchvision.ops import clip_boxes_to_image
 from co_detr.ops.boxes import apply_deltas
 from co_detr.ops.soft_nms import NMS, Suppression
 
-from ..losses import FocalLoss, LossTerm
+from ..input_checks import described
+from ..losses import FocalLoss, LossTerm, check_losses
 from .anchors import PyramidAnchors, box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
 from .joined_convs import JoinedConvs, SeparateConvs
-from .truth import IGNORED, PaddedTruth
+from .truth import BACKGROUND, IGNORED, PaddedTruth
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +217,19 @@ class DenseHead(AuxHead):
             predictions: for rules that look at them, without gradient.
             truth: the objects.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no assign(anchors, valid, predictions, truth), by which a "
+            "dense head labels its anchors"
+        )
 
     def losses(
         self, anchors: Tensor, predictions: DensePredictions, targets: DenseTargets
     ) -> dict[str, LossTerm]:
         """Compute the weighted losses; `anchors` are those of all levels, (A, 4)."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no losses(anchors, predictions, targets), by which a dense "
+            "head is trained"
+        )
 
     def decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
         """Turn (..., regression_dim) outputs for anchors (..., 4) into unclipped XYXY boxes."""
@@ -237,15 +244,47 @@ class DenseHead(AuxHead):
         image_sizes: list[tuple[int, int]],
         gt_instances: list[Instances],
     ) -> AuxOutput:
+        """As `AuxHead.forward`.
+
+        Raises:
+            NotImplementedError: the head has no `assign` or no `losses`.
+            TypeError, ValueError: these return something else than is described there.
+        """
         anchors = self.anchors(features)
         valid = self.anchors.valid(features, image_sizes)
         predictions = self.predict(features)
         with torch.no_grad():
             truth = PaddedTruth.from_instances(gt_instances)
             targets = self.assign(anchors, valid, predictions, truth)
+            self._check_targets(targets, valid)
         anchors = torch.cat(anchors)
         losses = self.losses(anchors, predictions, targets)
+        check_losses(losses, f"{type(self).__name__}.losses")
         return AuxOutput(losses, self.samples(features, image_sizes, anchors, valid, targets))
+
+    def _check_targets(self, targets: Any, valid: Tensor) -> None:
+        """Look at what `assign` returned, for anchors of which `valid` (N, A) tells."""
+        if not isinstance(targets, DenseTargets):
+            raise TypeError(
+                f"{type(self).__name__}.assign returned {described(targets)}, wanted are "
+                "DenseTargets: self.matched_targets(matches, valid, truth) makes them of matches"
+            )
+        N, A = valid.shape
+        self._check_assigned("labels", targets.labels, (N, A))
+        self._check_assigned("boxes", targets.boxes, (N, A, 4), floating=True)
+
+    def _check_assigned(
+        self, what: str, value: Any, shape: tuple[int, ...], floating: bool = False
+    ) -> None:
+        """Raise ValueError for what `assign` makes, if it has another dtype or shape."""
+        fits = isinstance(value, Tensor) and value.shape == shape
+        if not fits or not (value.is_floating_point() if floating else value.dtype == torch.int64):
+            kind = "floating-point numbers" if floating else "int64"
+            raise ValueError(
+                f"{type(self).__name__}.assign makes {what} that are {described(value)}, wanted "
+                f"is a tensor of {kind} and shape {shape}: {shape[0]} images, {shape[1]} anchors "
+                "of all levels"
+            )
 
     def predict(self, features: list[Tensor]) -> DensePredictions:
         """Apply the towers and predictors to every level."""
@@ -294,7 +333,23 @@ class DenseHead(AuxHead):
         return maps
 
     def matched_targets(self, matches: Tensor, valid: Tensor, truth: PaddedTruth) -> DenseTargets:
-        """Make targets of matches (N, A): indices of objects of the image, BACKGROUND, IGNORED."""
+        """Make targets of matches (N, A): indices of objects of the image, BACKGROUND, IGNORED.
+
+        Raises:
+            ValueError: they have another dtype or shape or, where that is known without waiting for
+                a device, no object has such an index.
+        """
+        N, A = valid.shape
+        self._check_assigned("matches", matches, (N, A))
+        if matches.device.type == "cpu":  # nothing waits for it there
+            highest = matches.numpy().max(axis=1, where=valid.numpy(), initial=BACKGROUND)
+            for image, (index, count) in enumerate(zip(highest, truth.counts)):
+                if index >= count:
+                    raise ValueError(
+                        f"{type(self).__name__}.assign matches an anchor to the object {index} of "
+                        f"image {image} of the batch, which has {count}: an index counts the "
+                        "objects of the image, from 0; that of no object is BACKGROUND"
+                    )
         labels, boxes = truth.look_up(matches, self.num_classes)
         return DenseTargets(labels.masked_fill(~valid | (matches == IGNORED), -1), boxes)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from co_detr.ops.boxes import broadcast_iou, giou_loss
 
 from ..losses import LossTerm
+from ..sampling import rows_at
 from .dense import Candidates, DenseHead, DensePredictions, DenseTargets, best_of_levels
 from .max_iou import max_iou_match
 from .mixture import fit_mixtures
@@ -204,7 +205,7 @@ class PAAHead(DenseHead):
         _, anchors = best_of_levels(
             scores.amax(dim=2, keepdim=True), level_sizes, self.candidates_per_level
         )
-        scores = scores.gather(1, anchors[..., None].expand(-1, -1, self.num_classes)).flatten(1)
+        scores = rows_at(scores, anchors).flatten(1)
         classes = torch.arange(self.num_classes, device=anchors.device).repeat(anchors.shape[1])
         return Candidates(
             anchors.repeat_interleave(self.num_classes, dim=1),

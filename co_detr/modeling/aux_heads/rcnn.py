@@ -18,7 +18,7 @@ from co_detr.ops.boxes import apply_deltas, giou_loss, has_area
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..losses import LossTerm
-from ..sampling import ordered_samples, padded
+from ..sampling import ordered_samples, padded, rows_at
 from .anchors import box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
 from .mask import MaskHead
@@ -234,7 +234,7 @@ class FasterRCNNHead(AuxHead):
         matches = matches.gather(1, index).masked_fill(~drawn, -1)
         labels, targets = truth.look_up(matches, self.num_classes)
         labels = labels.masked_fill(~drawn, -1)
-        boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4)) * drawn[..., None]
+        boxes = rows_at(boxes, index) * drawn[..., None]
         return [
             Instances(
                 p.image_size,

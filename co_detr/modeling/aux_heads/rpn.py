@@ -11,7 +11,7 @@ from co_detr.ops.boxes import apply_deltas, box_deltas, has_area
 from co_detr.ops.grouped_nms import grouped_nms
 
 from ..losses import LossTerm
-from ..sampling import draw_labelled
+from ..sampling import draw_labelled, rows_at
 from .anchors import PyramidAnchors, box_transform
 from .dense import best_of_levels
 from .max_iou import max_iou_match
@@ -185,7 +185,7 @@ class RPN(nn.Module):
         targets = box_deltas(
             sources, boxes.where(is_positive[..., None], sources), self.box_transform.weights
         )
-        predicted = deltas.gather(1, positive[..., None].expand(-1, -1, 4))
+        predicted = rows_at(deltas, positive)
         box_loss = ((predicted - targets).abs() * is_positive[..., None]).sum()
 
         counts = torch.stack([is_positive.sum(dim=1), is_negative.sum(dim=1)])
@@ -223,7 +223,7 @@ class RPN(nn.Module):
         sizes = [len(level) for level in levels]
         scores, index = best_of_levels(logits[..., None], sizes, pre_nms_topk)
         counts = [min(pre_nms_topk, size) for size in sizes]
-        chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+        chosen = rows_at(deltas, index)
         anchors = torch.cat(levels)[index]
         transform = self.box_transform
         boxes = apply_deltas(anchors, chosen, transform.weights, transform.scale_clamp)
@@ -235,8 +235,7 @@ class RPN(nn.Module):
         scores = scores.masked_fill(~kept, -torch.inf)
         scores, order = scores.topk(min(post_nms_topk, scores.shape[1]), dim=1)
         kept = kept.gather(1, order)
-        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-        boxes = boxes.masked_fill(~kept[..., None], 0)
+        boxes = rows_at(boxes, order).masked_fill(~kept[..., None], 0)
         return [
             Instances((h, w), proposal_boxes=Boxes(b), objectness_logits=s)
             for (h, w), b, s in zip(image_sizes, boxes, scores)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from co_detr.ops.boxes import broadcast_iou, has_area
 
+from ..sampling import rows_at
+
 BACKGROUND, IGNORED = -1, -2
 """What stands in matches where there is no object's number."""
 
@@ -81,5 +83,4 @@ class PaddedTruth:
         """
         index, nothing = matches.clamp(min=0), matches < 0
         labels = self.classes.gather(1, index).masked_fill(nothing, num_classes)
-        boxes = self.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        return labels, boxes.masked_fill(nothing[..., None], 0)
+        return labels, rows_at(self.boxes, index).masked_fill(nothing[..., None], 0)

@@ -109,11 +109,13 @@ class CustomizedQueries(nn.Module):
 
         Raises:
             KeyError: a head that it serves gave no output.
-            ValueError: the features of its samples are wanted, but missing.
+            ValueError: its samples are not one `Instances` for each image, or lack a field, be it
+                the features that are wanted.
         """
         # The number of queries is a shape, so it has to reach the host: one copy for all heads.
         assert self.heads is not None  # `serve` has told
-        labels = [_padded_classes(aux[head].samples) for head in self.heads]
+        N = len(ground_truth.classes)
+        labels = [_padded_classes(head, aux[head].samples, N) for head in self.heads]
         most = torch.stack([self._is_positive(classes).sum(dim=1).max() for classes in labels])
         most = most.clamp(self.min_queries, self.max_queries)
         most = max_over_parts("customized queries", most)
@@ -175,8 +177,15 @@ class CustomizedQueries(nn.Module):
         return chosen, valid.gather(1, chosen)
 
 
-def _padded_classes(samples: Sequence[Instances]) -> Tensor:
+def _padded_classes(head: str, samples: Sequence[Instances], N: int) -> Tensor:
     """(N, m) labels, -1 where an image has fewer samples than others."""
+    fields = {"proposal_boxes", "gt_classes", "gt_boxes"}
+    found = [set(s.get_fields()) if isinstance(s, Instances) else set() for s in samples]
+    if len(samples) != N or not all(fields <= of_image for of_image in found):
+        raise ValueError(
+            f"the samples of the auxiliary head {head!r} have the fields {found}, image by image: "
+            f"wanted is a list of Instances with {sorted(fields)} for each of {N} images"
+        )
     return padded([s.gt_classes for s in samples], -1)
 
 

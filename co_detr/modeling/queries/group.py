@@ -3,11 +3,14 @@
 Letters: N images, Q queries, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..input_checks import described
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,34 @@ class QueryGroup:
             raise ValueError(f"group {self.name!r}: position {tuple(self.position.shape)}")
         if Q % self.num_blocks:
             raise ValueError(f"group {self.name!r}: {Q} queries in {self.num_blocks} blocks")
+        if isinstance(self.targets, FixedTargets):
+            classes, boxes = self.targets.classes, self.targets.boxes
+            if classes.dtype != torch.int64 or classes.shape != (N, Q) or boxes.shape != (N, Q, 4):
+                raise ValueError(
+                    f"group {self.name!r}: its targets are classes, {described(classes)}, and "
+                    f"boxes, {described(boxes)}, wanted are int64 of shape {(N, Q)} and {(N, Q, 4)}"
+                )
 
     @property
     def num_queries(self) -> int:
         return self.content.shape[1]
+
+
+def groups_of(source: nn.Module, *inputs: Any) -> list[QueryGroup]:
+    """Call a query source.
+
+    Raises:
+        TypeError: it returns something else than query groups.
+    """
+    returned = source(*inputs)
+    groups = list(returned) if isinstance(returned, Iterable) else None
+    if groups is None or not all(isinstance(group, QueryGroup) for group in groups):
+        others = [described(x) for x in groups or () if not isinstance(x, QueryGroup)]
+        found = f"a list with {others[0]}" if others else described(returned)
+        raise TypeError(
+            f"{type(source).__name__}.forward returned {found}, wanted is a list of QueryGroup"
+        )
+    return groups
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..focal import PAIRS_AT_ONCE
+from ..sampling import rows_at
 from .encoder import EncoderMemory, cell_centers
 from .prediction import box_branch, class_branch
 
@@ -83,10 +84,10 @@ class TwoStageProposals(nn.Module):
             logits = self.class_branch(tokens)
             boxes = (self.box_branch(tokens) + base).sigmoid()
             index = self.ranked(logits[..., 0], count)
-            return Proposals(index, _take(boxes, index).detach(), logits, boxes, True)
+            return Proposals(index, rows_at(boxes, index).detach(), logits, boxes, True)
         # The loss looks at the chosen tokens only: no gradient, and nothing kept, for the others.
         index = self.ranked(self.best_scores(tokens), count)
-        tokens, base = _take(tokens, index), _take(base, index)
+        tokens, base = rows_at(tokens, index), rows_at(base, index)
         boxes = (self.box_branch(tokens) + base).sigmoid()
         logits = self.class_branch(tokens[:, : self.num_proposals])
         return Proposals(index, boxes.detach(), logits, boxes[:, : self.num_proposals], False)
@@ -119,8 +120,3 @@ class TwoStageProposals(nn.Module):
         boxes = torch.cat(levels, dim=1)
         inside = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~memory.padding
         return boxes.logit().masked_fill(~inside[..., None], float("inf"))
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows (N, S, k) at indices (N, P): (N, P, k)."""
-    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))
