@@ -107,10 +107,22 @@ def read_categories(json_file: str, kind: str = "coco") -> list[dict]:
         FileNotFoundError, ValueError: see `read_annotations`; faults of images and annotations
             pass, but for their ids.
     """
+    return read_names(json_file, kind)[1]
+
+
+def read_names(json_file: str, kind: str = "coco") -> tuple[list[dict], list[dict]]:
+    """The images and categories of an annotation file, with repaired ids.
+
+    Args:
+        json_file, kind: see `read_annotations`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_categories`.
+    """
     reading = _Reading(json_file, kind)
     reading.repair_ids()
     reading.repair_categories(any_ids=True)
-    return reading.categories
+    return reading.images, reading.categories
 
 
 class _Reading:

@@ -1,5 +1,6 @@
 """An evaluation that an interruption cut short is made up for when the run is resumed."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -39,7 +40,10 @@ class MissedEvaluation(HookBase):
 
     def before_train(self) -> None:
         done = self.trainer.start_iter
-        missed = done > 0 and self._is_due(done) and done not in self._finished()
+        if done == 0 and comm.is_main_process():  # of a run that was deleted
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(self._output_dir, FILE_NAME))
+        missed = done > 0 and self._is_due(done) and done > self._last()
         if not comm.all_gather(missed)[0]:
             return
         logger.info(f"The evaluation after {done} iterations was not finished: it is done first")
@@ -65,13 +69,13 @@ class MissedEvaluation(HookBase):
     def _is_due(self, done: int) -> bool:
         return self._period > 0 and done % self._period == 0 and done < self.trainer.max_iter
 
-    def _finished(self) -> set[int]:
-        """After how many iterations the last evaluations were that are known to be finished."""
+    def _last(self) -> int:
+        """After how many iterations the last evaluation was that is known to be finished."""
         results = read_results(os.path.join(self._output_dir, EARLY_STOP), sys.maxsize)
-        finished = {done for done, _ in results}
+        last = max((done for done, _ in results), default=0)
         path = os.path.join(self._output_dir, FILE_NAME)
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
                 text = file.read()
-            finished |= {int(text)} if text.isdecimal() else set()
-        return finished
+            last = max(last, int(text) if text.isdecimal() else 0)
+        return last

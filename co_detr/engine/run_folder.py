@@ -28,6 +28,7 @@ def claimed(folder: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         error = None
         if comm.is_main_process() and fcntl is not None:
+            os.makedirs(folder, exist_ok=True)
             # of the process alone: what it forks does not go on to hold it
             file = stack.enter_context(open(os.path.join(folder, LOCK), "w"))
             try:
@@ -53,9 +54,15 @@ def config_kept(folder: str, *, keep: bool, new_one_waits: bool = False) -> Iter
         new_one_waits: for `take_new_config`; otherwise it is dropped.
     """
     path, new, old = (os.path.join(folder, name) for name in (CONFIG, _NEW_CONFIG, _OLD_CONFIG))
-    if comm.is_main_process() and os.path.isfile(old) and not os.path.isfile(path):
-        os.replace(old, path)  # left by a process that was killed in here
-    if not keep or not comm.is_main_process() or not os.path.isfile(path):
+    if not comm.is_main_process():
+        yield
+        return
+    # what starts have left that were killed in here, or refused afterwards
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(old, path)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(new)
+    if not keep or not os.path.isfile(path):
         yield
         return
     os.replace(path, old)

@@ -8,6 +8,7 @@ train            see configs/common/train.py
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -72,13 +73,10 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The results of the (last) evaluation, {} without an evaluator and on ranks but the first.
     """
-    with signals.handled():
-        cfg = setup(args)
+    with signals.handled(), contextlib.ExitStack() as held:
+        cfg = setup(args, held)
         with naming_full_disk(cfg.train.output_dir):
-            if args.eval_only:
-                return evaluate_only(args, cfg)
-            with run_folder.claimed(cfg.train.output_dir):
-                return do_train(args, cfg)
+            return evaluate_only(args, cfg) if args.eval_only else do_train(args, cfg)
 
 
 def evaluate_only(args: argparse.Namespace, cfg: DictConfig) -> dict[str, Any]:
@@ -149,17 +147,18 @@ def detections_kept(cfg: DictConfig) -> None:
             evaluator.output_dir = cfg.train.output_dir
 
 
-def setup(args: argparse.Namespace) -> DictConfig:
+def setup(args: argparse.Namespace, held: contextlib.ExitStack) -> DictConfig:
     """Load the config, start logging, seed, and check what would otherwise fail late.
 
     Args:
         args: parsed by detectron2's `default_argument_parser`.
+        held: what the job holds until its end: here, a training gets hold of its folder.
 
     Returns:
         The config with the overrides of the command line, and a seed of at least 0.
 
     Raises:
-        FileExistsError: the output folder holds another run.
+        FileExistsError: the output folder holds another run, or another process trains there.
         FileNotFoundError: a dataset or a checkpoint is not where it should be; says where that is.
         DamagedCheckpointError: the weights cannot be read.
         ValueError: the config is incomplete or contradicts itself or the machine.
@@ -173,6 +172,8 @@ def setup(args: argparse.Namespace) -> DictConfig:
     check_settings(cfg)
     output_dir, rank = cfg.train.output_dir, comm.get_rank()
     resuming.check_output_dir(output_dir, resume=args.resume or args.eval_only)
+    if not args.eval_only:
+        held.enter_context(run_folder.claimed(output_dir))
     setup_logger(output_dir, distributed_rank=rank, name="co_detr")
     logger.info(f"co_detr {co_detr.__version__}, detectron2: {co_detr.detectron2_origin()}")
     for warning in warnings:

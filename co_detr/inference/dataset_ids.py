@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from co_detr.data.annotations import read_annotations, read_categories
+from co_detr.data.annotations import read_categories, read_names
 from co_detr.data.dataset import file_name_of
 
 
@@ -23,14 +23,17 @@ class DatasetIds:
         """
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: training would refuse it. Names the file, the entry and the remedy.
+            ValueError: its ids or categories have no one meaning. Names the file, the entry and the
+                remedy.
         """
         self.path = os.fspath(path)
         self.kind = _kind_of(self.path)
-        annotations = read_annotations(self.path, self.kind, any_ids=True)
-        self.categories = [{"id": c["id"], "name": c["name"]} for c in annotations.categories]
+        images, categories = read_names(self.path, self.kind)
+        self.categories = [{"id": c["id"], "name": c["name"]} for c in categories]
         self._by_end: dict[str, list[Any]] = defaultdict(list)  # by each end of the name's path
-        for image in annotations.images:
+        for image in images:
+            if not image.get("file_name") and not image.get("coco_url"):
+                continue  # no picture's
             name = file_name_of(image, self.kind).replace("\\", "/")
             for end in _ends(PurePosixPath(name)):
                 self._by_end[end].append(image["id"])

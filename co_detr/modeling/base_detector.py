@@ -4,7 +4,7 @@ Letters: N images. See the package docstring for box frames and labels.
 """
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from detectron2.modeling import detector_postprocess
@@ -106,9 +106,7 @@ class Detector(nn.Module):
         images = [(image.float() - self.pixel_mean) / self.pixel_std for image in images]
         images = [image.to(self.pixel_mean.dtype) for image in images]
         divisor = self.backbone.size_divisibility
-        constraints = self.backbone.padding_constraints
-        _check_square(images, constraints.get("square_size", 0))
-        batch = ImageList.from_tensors(images, divisor, padding_constraints=constraints)
+        batch = ImageList.from_tensors(images, divisor, **self._squares(images))
         padded = pad_as(batch.tensor, input_sizes(all_inputs(batched_inputs)), divisor)
         sizes = batch.image_sizes
         if not self.mask_padding:
@@ -117,6 +115,18 @@ class Detector(nn.Module):
             # sizes are mixed without a canvas, padding is image for anchors, too: background.
             sizes = [(padded.shape[-2], padded.shape[-1])] * len(sizes)
         return padded, sizes
+
+    def _squares(self, images: list[Tensor]) -> dict[str, Any]:
+        """Options of `ImageList.from_tensors` for a backbone that wants squares; none for others,
+        nor for backbones of detectron2 0.6, which has no such wish.
+
+        Raises:
+            ValueError: an image is larger than the squares.
+        """
+        constraints = getattr(self.backbone, "padding_constraints", {})
+        side = constraints.get("square_size", 0)
+        _check_square(images, side)
+        return {"padding_constraints": constraints} if side > 0 else {}
 
     def assist(
         self, memory: EncoderMemory, sizes: list[tuple[int, int]], instances: list[Instances]

@@ -300,6 +300,16 @@ def test_a_config_that_a_killed_start_has_put_aside_comes_back(copied):
     assert saved_config(copied).optimizer.lr == 0.01
 
 
+def test_a_config_of_a_refused_start_is_forgotten(copied):
+    with pytest.raises(UnfittingCheckpointError):
+        main(arguments(copied, "model.model.width=9", "train.max_iter=6", resume=True))
+    for path in copied.iterdir():
+        if not path.name.startswith("."):
+            path.unlink()
+    main(arguments(copied, "train.max_iter=2", "optimizer.lr=0.03"))
+    assert saved_config(copied).optimizer.lr == 0.03
+
+
 def test_two_processes_do_not_train_in_one_folder(copied):
     fork = mp.get_context("fork")
     claims, done = fork.Event(), fork.Event()
@@ -315,8 +325,17 @@ def test_two_processes_do_not_train_in_one_folder(copied):
         assert claims.wait(60)
         before = files(copied)
         with pytest.raises(FileExistsError, match="another process is training there"):
-            resume(copied)
-        assert files(copied)["metrics.json"] == before["metrics.json"]
+            resume(copied, "optimizer.lr=7")
+        for trace in ("last_checkpoint", "metrics.json"):  # as if it had just begun
+            (copied / trace).unlink()
+        for path in copied.glob("model_*"):
+            path.unlink()
+        with pytest.raises(FileExistsError, match="another process is training there"):
+            main(arguments(copied, "train.seed=-1", "optimizer.lr=7"))
+        after = files(copied)
+        assert after == {name: before[name] for name in after}
+        for name in set(before) - set(after):
+            (copied / name).write_bytes(before[name])
     finally:
         done.set()
         other.join()

@@ -81,6 +81,15 @@ def test_an_evaluation_that_was_finished_is_not_repeated(tmp_path, death):
     assert (tmp_path / "evaluations.txt").read_text() == "xxx"
 
 
+def test_a_finished_evaluation_before_a_later_one_is_not_repeated(tmp_path):
+    often = ["train.eval_period=2", "train.checkpointer.period=4"]
+    in_a_process(arguments(tmp_path, *often, "model.kill_at=7"))  # resumed from iteration 4
+    assert (tmp_path / "last_evaluation").read_text() == "6"
+    assert in_a_process(arguments(tmp_path, *often, resume=True)) == 0
+    # after 2, 4, 6 iterations, then 6, 8, 10, 12
+    assert len((tmp_path / "evaluations.txt").read_text()) == 7
+
+
 def evaluations(folder):
     """{iteration: AP}"""
     rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())

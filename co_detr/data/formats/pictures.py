@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from co_detr.inference.inputs import has_picture_suffix, is_hidden
 
-from .split import split_name
-
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder and below, in order; hidden files and folders are left out."""
@@ -59,7 +57,7 @@ def find_pictures(named: Sequence[Named], top: Path) -> list[Path]:
     Each is looked for below its folders by as many of the last parts of its path as possible, then
     by its file name, if it is the only one of that name, anywhere below `top`. Numbers for names
     begin anew in each folder, so what is found by a part of its path is not taken where it is the
-    picture of another name, too, or found by its file name in the folder of another split.
+    picture of another name, too.
 
     Returns:
         for each, in order, its path; where there is no such picture, that below its first folder,
@@ -101,12 +99,7 @@ def _look_up(each: Named, top: Path) -> tuple[Path | None, bool]:
     if not parts:
         return None, False
     known = pictures_by_name(top)
-    path = known.get(parts[-1]) or known.get(Path(parts[-1]).stem)
-    if path is not None and each.split != "all":
-        own = ("all", each.split, split_name(Path(*parts[:-1]), Path()))
-        if split_name(path.parent, top) not in own:
-            path = None
-    return path, False
+    return known.get(parts[-1]) or known.get(Path(parts[-1]).stem), False
 
 
 def _plain(name: str) -> str:
