@@ -107,14 +107,15 @@ def read_categories(json_file: str, kind: str = "coco") -> list[dict]:
         FileNotFoundError, ValueError: see `read_annotations`; faults of images and annotations
             pass, but for their ids.
     """
-    return read_names(json_file, kind)[1]
+    return read_names(json_file, kind)[2]
 
 
-def read_names(json_file: str, kind: str = "coco") -> tuple[list[dict], list[dict]]:
-    """The images and categories of an annotation file, with repaired ids.
+def read_names(json_file: str, kind: str | None = None) -> tuple[str, list[dict], list[dict]]:
+    """The format, images and categories of an annotation file, with repaired ids.
 
     Args:
-        json_file, kind: see `read_annotations`.
+        json_file: a local path.
+        kind: "coco" or "lvis"; None for the latter where a file has what that format alone has.
 
     Raises:
         FileNotFoundError, ValueError: see `read_categories`.
@@ -122,20 +123,26 @@ def read_names(json_file: str, kind: str = "coco") -> tuple[list[dict], list[dic
     reading = _Reading(json_file, kind)
     reading.repair_ids()
     reading.repair_categories(any_ids=True)
-    return reading.images, reading.categories
+    return reading.kind, reading.images, reading.categories
 
 
 class _Reading:
     """The repair of one file: its content, changed in place, and what was changed."""
 
-    def __init__(self, json_file: str, kind: str):
-        self.json_file, self.kind = json_file, kind
+    def __init__(self, json_file: str, kind: str | None):
+        self.json_file, self.kind = json_file, kind or "coco"
         self.counts: dict[str, int] = {}
         self.content = self.parsed()
         self.images = self.section("images")
         self.categories = self.section("categories")
         self.has_annotations = "annotations" in self.content
         self.annotations = self.section("annotations") if self.has_annotations else []
+        if kind is None and self.looks_like_lvis():
+            self.kind = "lvis"
+
+    def looks_like_lvis(self) -> bool:
+        keys: set[str] = set().union(*self.images, *self.categories)
+        return bool(keys & {"neg_category_ids", "synonyms"}) or "file_name" not in keys
 
     def repaired(self, any_ids: bool) -> Annotations:
         for name, entries in (("images", self.images), ("categories", self.categories)):

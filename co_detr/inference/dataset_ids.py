@@ -1,6 +1,5 @@
 """The ids that a dataset gives its images and categories, for results that belong to it."""
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,8 +26,7 @@ class DatasetIds:
                 remedy.
         """
         self.path = os.fspath(path)
-        self.kind = _kind_of(self.path)
-        images, categories = read_names(self.path, self.kind)
+        self.kind, images, categories = read_names(self.path)
         self.categories = [{"id": c["id"], "name": c["name"]} for c in categories]
         self._by_end: dict[str, list[Any]] = defaultdict(list)  # by each end of the name's path
         for image in images:
@@ -89,19 +87,6 @@ class DatasetIds:
 def _as_written(categories: list[dict]) -> list[dict]:
     """Categories without what tells those of one name apart, as `thing_classes` may have them."""
     return [{**c, "name": c["name"].removesuffix(f" (id {c['id']})")} for c in categories]
-
-
-def _kind_of(path: str) -> str:
-    """The format of a file: LVIS for one with what that format alone has, else COCO."""
-    try:
-        with open(path, "rb") as file:
-            content = json.loads(file.read())
-        keys = {
-            key for name in ("images", "categories") for entry in content[name] for key in entry
-        }
-    except (KeyError, RecursionError, TypeError, ValueError):
-        return "coco"  # as which it will be refused
-    return "lvis" if keys & {"neg_category_ids", "synonyms"} or "file_name" not in keys else "coco"
 
 
 def _ends(path: PurePosixPath) -> list[str]:

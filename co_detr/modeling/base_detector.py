@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from .aux_heads.base import AuxHead, AuxOutput, output_of
 from .input_checks import check_images, check_instances
-from .losses import LossTerm, check_losses
+from .losses import LossTerm
 from .named_parts import module_dict
 from .transformer.encoder import EncoderMemory
 from .whole_batch import all_inputs
@@ -134,7 +134,8 @@ class Detector(nn.Module):
         """Let every auxiliary head assign labels to its candidates.
 
         Raises:
-            TypeError: a head returns something else than an `AuxOutput`.
+            TypeError, ValueError: a head returns something else than an `AuxOutput`, or losses that
+                nothing can train.
         """
         assert self.pyramid is not None  # there are heads
         maps = self.pyramid(memory)
@@ -169,13 +170,7 @@ class Detector(nn.Module):
 
 
 def aux_terms(aux: Mapping[str, AuxOutput]) -> dict[str, LossTerm]:
-    """The auxiliary heads' losses as "<head>/<loss>".
-
-    Raises:
-        TypeError, ValueError: the losses of a head are not such as `check_losses` wants.
-    """
-    for name, out in aux.items():
-        check_losses(out.losses, f"the auxiliary head {name!r}")
+    """The auxiliary heads' losses as "<head>/<loss>"."""
     return {
         f"{name}/{loss}": term for name, out in aux.items() for loss, term in out.losses.items()
     }

@@ -7,9 +7,8 @@ from detectron2.structures import Instances
 from torch import nn
 
 from co_detr.modeling.aux_heads.atss import ATSSHead
-from co_detr.modeling.aux_heads.base import AuxHead, AuxOutput
+from co_detr.modeling.aux_heads.base import AuxHead, AuxOutput, output_of
 from co_detr.modeling.aux_heads.dense import DenseHead, DenseTargets
-from co_detr.modeling.base_detector import aux_terms
 from co_detr.modeling.losses import LossTerm
 from co_detr.modeling.queries.group import FixedTargets, HungarianTargets, QueryGroup, groups_of
 
@@ -51,14 +50,18 @@ def test_a_dense_head_without_a_method_is_named(method):
     ],
 )
 def test_losses_of_a_dense_head_are_looked_at(losses, error, message):
-    with pytest.raises(error, match=f"OwnHead.losses returned {message}"):
+    with pytest.raises(error, match=f"OwnHead returned {message}"):
         train_with(losses=lambda self, anchors, predictions, targets: losses)
 
 
 def test_a_loss_that_would_not_be_trained_is_refused_of_any_head():
-    aux_terms({"own": AuxOutput({"own_loss": LossTerm(ONE, 1)}, [])})
-    with pytest.raises(ValueError, match="head 'own' returned 'giou': .*not trained"):
-        aux_terms({"own": AuxOutput({"giou": LossTerm(ONE, 1)}, [])})
+    class Head(AuxHead):
+        def forward(self, name):
+            return AuxOutput({name: LossTerm(ONE, 1)}, [])
+
+    output_of(Head(), "own_loss")
+    with pytest.raises(ValueError, match="Head returned 'giou': .*not trained"):
+        output_of(Head(), "giou")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from co_detr.ops.soft_nms import Suppression
 
 from ..input_checks import described
-from ..losses import LossTerm
+from ..losses import LossTerm, check_losses
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,7 @@ def output_of(head: nn.Module, *inputs: Any) -> AuxOutput:
 
     Raises:
         TypeError: it returns something else than an `AuxOutput`.
+        TypeError, ValueError: its losses are not such as `check_losses` wants.
     """
     output = head(*inputs)
     if not isinstance(output, AuxOutput):
@@ -82,6 +83,7 @@ def output_of(head: nn.Module, *inputs: Any) -> AuxOutput:
             f"{type(head).__name__}.forward returned {described(output)}, wanted is "
             "AuxOutput(losses, samples)"
         )
+    check_losses(output.losses, type(head).__name__)
     return output
 
 

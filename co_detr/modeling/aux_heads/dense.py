@@ -20,7 +20,7 @@ from co_detr.ops.boxes import apply_deltas
 from co_detr.ops.soft_nms import NMS, Suppression
 
 from ..input_checks import described
-from ..losses import FocalLoss, LossTerm, check_losses
+from ..losses import FocalLoss, LossTerm
 from .anchors import PyramidAnchors, box_transform
 from .base import AuxHead, AuxOutput, keep_best_detections
 from .joined_convs import JoinedConvs, SeparateConvs
@@ -248,7 +248,7 @@ class DenseHead(AuxHead):
 
         Raises:
             NotImplementedError: the head has no `assign` or no `losses`.
-            TypeError, ValueError: these return something else than is described there.
+            TypeError, ValueError: `assign` returns something else than is described there.
         """
         anchors = self.anchors(features)
         valid = self.anchors.valid(features, image_sizes)
@@ -259,7 +259,6 @@ class DenseHead(AuxHead):
             self._check_targets(targets, valid)
         anchors = torch.cat(anchors)
         losses = self.losses(anchors, predictions, targets)
-        check_losses(losses, f"{type(self).__name__}.losses")
         return AuxOutput(losses, self.samples(features, image_sizes, anchors, valid, targets))
 
     def _check_targets(self, targets: Any, valid: Tensor) -> None:
